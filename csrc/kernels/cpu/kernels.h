@@ -1,0 +1,183 @@
+// THE list of kernels. A line here yields the declaration in every instruction set's namespace and the slot in the
+// dispatch table; tests/native/test_kernels.cc runs each line on every set and compares the bits.
+//
+// A kernel computes and nothing else: raw pointers in, no allocation, no threads. `begin` and `end` bound the share of
+// the work that one call does, so that ops decide how threads split it.
+#pragma once
+
+#include <cstdint>
+
+#include "quant/activations.h"
+#include "quant/format.h"
+
+namespace jiffy {
+
+// y[r,:] = x[r,:] / sqrt(mean(x[r,:]^2) + eps) * w
+struct RmsNormArgs {
+  const float* x;       // [rows, dim]
+  const float* weight;  // [dim]
+  float* y;             // [rows, dim]
+  int64_t dim;
+  float eps;
+  int64_t begin, end;  // rows
+};
+
+// out = quantised x (quant/activations.h)
+struct QuantizeArgs {
+  const float* x;  // [rows, out.cols]
+  ActivationView out;
+  int64_t begin, end;  // rows
+};
+
+// out = quantised rms_norm(x); the normalised rows never reach memory
+struct RmsNormQuantizeArgs {
+  const float* x;       // [rows, out.cols]
+  const float* weight;  // [out.cols]
+  ActivationView out;
+  float eps;
+  int64_t begin, end;  // rows
+};
+
+// y[r,n] = sum_k x[r,k] * w[n,k] (+ bias[n]) (+ residual[r,n])
+// with a second matrix `up`: y[r,n] = silu(gate) * up, where gate = (x w^T)[r,n] and up = (x up^T)[r,n]
+struct MatmulArgs {
+  PackedMatrix weight;             // [n, k]
+  PackedMatrix up;                 // [n, k] in the same format; data == nullptr: none
+  ActivationView x;                // quantised [rows, k], for integer formats
+  const float* x_f32 = nullptr;    // [rows, k], for f32 weights
+  int64_t rows = 0;
+  float* y = nullptr;              // [rows, y_stride]
+  int64_t y_stride = 0;
+  const float* bias = nullptr;     // [n]
+  const float* residual = nullptr; // [rows, y_stride]
+  int64_t begin = 0, end = 0;      // slabs of 16 outputs
+};
+
+// y[i,:] = table[ids[i],:]
+struct EmbeddingArgs {
+  PackedMatrix table;  // [vocab_size, dim]
+  const int32_t* ids;  // [rows]
+  float* y;            // [rows, dim]
+  int64_t begin, end;  // rows
+};
+
+// Rotates the pairs (i, i + head_dim / 2) of every head by the angle of its position (rotate-half convention, RoFormer).
+struct RopeArgs {
+  const float* x;            // [rows, n_heads * head_dim]
+  float* y;                  // the same shape; may be x
+  const int32_t* positions;  // [rows]
+  const float* cosines;      // [context, head_dim / 2]
+  const float* sines;        // [context, head_dim / 2]
+  int64_t n_heads, head_dim;
+  int64_t begin, end;  // rows
+};
+
+// y = a + b
+struct AddArgs {
+  const float* a;
+  const float* b;
+  float* y;
+  int64_t begin, end;  // elements
+};
+
+// y = gate / (1 + exp(-gate)) * up
+struct SiluMulArgs {
+  const float* gate;
+  const float* up;
+  float* y;
+  int64_t begin, end;  // elements
+};
+
+inline constexpr int kBlockSize = 32;        // tokens in a KV block
+inline constexpr int kSegment = 512;         // absolute positions that attention sums apart from all others
+inline constexpr int kAttentionTile = 64;    // positions whose scores are in L1 together
+inline constexpr int kAttentionRows = 16;    // (token, query head) rows that share a read of K and V
+inline constexpr int64_t kMaxHeadDim = 512;
+
+// One KV head of one layer, through a sequence's block table. V rows are padded to whole lanes.
+struct KvHeadView {
+  float* keys;                 // of block 0: [head_dim, kBlockSize], positions in lanes
+  float* values;               // of block 0: [kBlockSize, padded_head_dim]
+  int64_t block_stride;        // floats from one block to the next
+  const int32_t* block_table;  // [position / kBlockSize] -> block
+  int64_t head_dim;
+  int64_t padded_head_dim;  // head_dim rounded up to 16
+};
+
+// Stores the keys and values of the positions [position, position + end - begin).
+struct KvWriteArgs {
+  KvHeadView kv;
+  const float* k;  // [rows, stride], at this head
+  const float* v;  // [rows, stride], at this head
+  int64_t stride;
+  int64_t position;    // of row `begin`
+  int64_t begin, end;  // rows
+};
+
+// out[r] = softmax(scale * q[r] K^T over the positions [0, visible[r])) V, for rows that share a KV head.
+// Positions are summed in tiles within fixed segments of absolute position, segments in ascending order, whatever the
+// batch or chunk: the bits depend on the row alone.
+struct AttentionArgs {
+  KvHeadView kv;
+  int64_t rows;            // 1..kAttentionRows
+  const float* const* q;   // [rows] -> [head_dim]
+  float* const* out;       // [rows] -> [head_dim]
+  const int32_t* visible;  // [rows], each >= 1
+  float scale;
+  float* scratch;  // [attention_scratch_floats(padded_head_dim)], 64-byte aligned
+};
+constexpr int64_t attention_scratch_floats(int64_t padded_head_dim) {
+  return kAttentionRows * (3 * padded_head_dim + kAttentionTile + 4);
+}
+
+// *index = the lowest i with the largest x[i], or -1 if any x is NaN or infinite
+struct ArgmaxArgs {
+  const float* x;
+  int64_t n;
+  int64_t* index;
+};
+
+// y[i] = exp((x[i] - max) * inverse_temperature); *sum = their sum in a fixed order
+struct SoftmaxArgs {
+  const float* x;
+  float* y;
+  int64_t n;
+  float max, inverse_temperature;
+  float* sum;
+};
+
+#define JIFFY_KERNELS(X)                      \
+  X(rms_norm, RmsNormArgs)                    \
+  X(quantize, QuantizeArgs)                   \
+  X(rms_norm_quantize, RmsNormQuantizeArgs)   \
+  X(matmul, MatmulArgs)                       \
+  X(embedding, EmbeddingArgs)                 \
+  X(rope, RopeArgs)                           \
+  X(add, AddArgs)                             \
+  X(silu_mul, SiluMulArgs)                    \
+  X(kv_write, KvWriteArgs)                    \
+  X(attention, AttentionArgs)                 \
+  X(argmax, ArgmaxArgs)                       \
+  X(softmax, SoftmaxArgs)
+
+// The kernels of one instruction set.
+struct Kernels {
+  const char* isa;
+#define JIFFY_SLOT(name, Args) void (*name)(const Args&);
+  JIFFY_KERNELS(JIFFY_SLOT)
+#undef JIFFY_SLOT
+};
+
+#define JIFFY_DECLARE(name, Args) void name(const Args&);
+namespace scalar {
+JIFFY_KERNELS(JIFFY_DECLARE)
+}
+namespace avx2 {
+JIFFY_KERNELS(JIFFY_DECLARE)
+}
+namespace avx512 {
+JIFFY_KERNELS(JIFFY_DECLARE)
+}
+#undef JIFFY_DECLARE
+
+}  // namespace jiffy

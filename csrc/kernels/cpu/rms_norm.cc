@@ -1,0 +1,94 @@
+// y[r,:] = x[r,:] / sqrt(mean(x[r,:]^2) + eps) * w    x, y: [rows, dim]  w: [dim]
+// and activation quantisation, alone or fused with the norm.
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/simd/math.h"
+
+namespace jiffy::JIFFY_ISA {
+namespace {
+
+// 1 / sqrt(mean(x^2) + eps). Four chains of lanes hide the FMA latency; their order of addition is the same on every set.
+float inverse_rms(const float* x, int64_t dim, float eps) {
+  Floats chain[4] = {zeros(), zeros(), zeros(), zeros()};
+  for (int64_t i = 0, c = 0; i < dim; i += kLanes, c = (c + 1) % 4) {
+    const Floats v = load_first(x + i, static_cast<int>(smaller(kLanes, dim - i)));
+    chain[c] = fma(v, v, chain[c]);
+  }
+  const float squares = sum(add(add(chain[0], chain[1]), add(chain[2], chain[3])));
+  return 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps);
+}
+
+struct Plain {
+  const float* x;
+  Floats operator()(int64_t i, int n) const { return load_first(x + i, n); }
+};
+struct Normalised {
+  const float* x;
+  const float* weight;
+  Floats inverse;
+  Floats operator()(int64_t i, int n) const {
+    return mul(mul(load_first(x + i, n), inverse), load_first(weight + i, n));
+  }
+};
+
+// Quantises one row whose values come from `value(col, lanes)` into its place within its tile.
+template <class Value>
+void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
+  int64_t tile = row * n_row_tiles(out.rows) / out.rows;
+  while (row_tile_begin(out.rows, tile + 1) <= row) ++tile;
+  const int64_t first = row_tile_begin(out.rows, tile), tile_rows = row_tile_begin(out.rows, tile + 1) - first;
+  int8_t* data = out.data + first * out.padded() + (row - first) * 4;
+  const int64_t groups = out.groups();
+  for (int64_t g = 0; g < groups; ++g) {
+    // Magnitudes are compared as integers, where NaN is largest: a NaN reaches the logits and is reported, never lost.
+    Ints largest = splat(int32_t{0});
+    for (int64_t i = g * out.group; i < (g + 1) * out.group; i += kLanes) {
+      const int n = static_cast<int>(smaller(kLanes, out.cols - i));
+      if (n > 0) largest = max(largest, abs_bits(value(i, n)));
+    }
+    float magnitude[kLanes];
+    store(magnitude, from_bits(splat(max_lane(largest))));
+    const float scale = magnitude[0] / 127.0f;
+    const Floats inverse = splat(magnitude[0] > 0 ? 127.0f / magnitude[0] : 0.0f);
+    Ints total = splat(int32_t{0});
+    for (int64_t i = g * out.group; i < (g + 1) * out.group; i += kLanes) {
+      const int n = static_cast<int>(smaller(kLanes, out.cols - i));
+      const Floats v = n > 0 ? value(i, n) : zeros();
+      const Ints q = min(max(round_to_ints(mul(v, inverse)), splat(int32_t{-127})), splat(int32_t{127}));
+      total = add(total, q);
+      alignas(16) int8_t bytes[kLanes];
+      store_low_bytes(bytes, q);
+      for (int j = 0; j < 4; ++j) __builtin_memcpy(data + (i / 4 + j) * tile_rows * 4, bytes + 4 * j, 4);
+    }
+    const int32_t q_sum = sum(total);
+    const int64_t at = first * groups + g * tile_rows + (row - first);
+    out.scale[at] = scale;
+    out.correction[at] = -8 * q_sum;
+    out.scaled_sum[at] = scale * static_cast<float>(q_sum);
+  }
+}
+
+}  // namespace
+
+void rms_norm(const RmsNormArgs& a) {
+  for (int64_t r = a.begin; r < a.end; ++r) {
+    const float* x = a.x + r * a.dim;
+    const Normalised value{x, a.weight, splat(inverse_rms(x, a.dim, a.eps))};
+    for (int64_t i = 0; i < a.dim; i += kLanes) {
+      const int n = static_cast<int>(smaller(kLanes, a.dim - i));
+      store_first(a.y + r * a.dim + i, value(i, n), n);
+    }
+  }
+}
+
+void quantize(const QuantizeArgs& a) {
+  for (int64_t r = a.begin; r < a.end; ++r) quantize_row(Plain{a.x + r * a.out.cols}, a.out, r);
+}
+
+void rms_norm_quantize(const RmsNormQuantizeArgs& a) {
+  for (int64_t r = a.begin; r < a.end; ++r) {
+    const float* x = a.x + r * a.out.cols;
+    quantize_row(Normalised{x, a.weight, splat(inverse_rms(x, a.out.cols, a.eps))}, a.out, r);
+  }
+}
+
+}  // namespace jiffy::JIFFY_ISA

@@ -1,0 +1,52 @@
+#include "kernels/cpu/select.h"
+
+#include "base/cpu_info.h"
+#include "base/error.h"
+
+namespace jiffy {
+namespace {
+
+#define JIFFY_ENTRY(name, Args) .name = JIFFY_TABLE_ISA::name,
+#define JIFFY_TABLE_ISA scalar
+constexpr Kernels kScalar{.isa = "scalar", JIFFY_KERNELS(JIFFY_ENTRY)};
+#undef JIFFY_TABLE_ISA
+#ifdef JIFFY_X86_64
+#define JIFFY_TABLE_ISA avx2
+constexpr Kernels kAvx2{.isa = "avx2", JIFFY_KERNELS(JIFFY_ENTRY)};
+#undef JIFFY_TABLE_ISA
+#define JIFFY_TABLE_ISA avx512
+constexpr Kernels kAvx512{.isa = "avx512", JIFFY_KERNELS(JIFFY_ENTRY)};
+#undef JIFFY_TABLE_ISA
+#endif
+#undef JIFFY_ENTRY
+
+std::vector<const Kernels*> supported() {
+  std::vector<const Kernels*> tables{&kScalar};
+#ifdef JIFFY_X86_64
+  static const CpuInfo cpu = detect_cpu();
+  if (cpu.avx2) tables.push_back(&kAvx2);
+  if (cpu.avx512) tables.push_back(&kAvx512);
+#endif
+  return tables;
+}
+
+}  // namespace
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* table : supported()) names.emplace_back(table->isa);
+  return names;
+}
+
+const Kernels& select_kernels(const std::string& isa) {
+  const std::vector<const Kernels*> tables = supported();
+  if (isa == "auto") return *tables.back();
+  std::string names;
+  for (const Kernels* table : tables) {
+    if (isa == table->isa) return *table;
+    names += std::string(names.empty() ? "" : ", ") + table->isa;
+  }
+  throw Error(ErrorKind::kParameter, "isa", "one that this CPU runs: " + names, "\"" + isa + "\"");
+}
+
+}  // namespace jiffy

@@ -1,0 +1,90 @@
+// The SIMD vocabulary on AVX-512 (F, BW, DQ, VL, VNNI): 16 f32 lanes in one zmm.
+//
+// Every set defines the same names with the same bits. All of it has internal linkage: a shared inline function could
+// be kept by the linker in its AVX-512 form and run on a CPU without AVX-512.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace jiffy::avx512 {
+namespace {
+
+using Floats = __m512;
+using Ints = __m512i;
+using Codes = __m512i;  // one 64-byte line of unsigned codes
+
+inline Floats zeros() { return _mm512_setzero_ps(); }
+inline Floats splat(float x) { return _mm512_set1_ps(x); }
+inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
+inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<unsigned>(n))); }
+inline Floats load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline void store_first(float* p, Floats v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+inline Floats keep_first(Floats v, int n, Floats rest) { return _mm512_mask_blend_ps(first_lanes(n), rest, v); }
+inline Floats load_f16(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // the second where either is NaN
+inline Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+
+inline Ints splat(int32_t x) { return _mm512_set1_epi32(x); }
+inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+inline Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+inline Ints min(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
+template <int kBits>
+inline Ints shift_left(Ints a) {
+  return _mm512_slli_epi32(a, kBits);
+}
+inline Ints round_to_ints(Floats v) { return _mm512_cvtps_epi32(v); }  // ties to even
+inline Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+inline Ints bits(Floats v) { return _mm512_castps_si512(v); }
+inline Floats from_bits(Ints v) { return _mm512_castsi512_ps(v); }
+inline Ints abs_bits(Floats v) { return _mm512_and_si512(bits(v), _mm512_set1_epi32(0x7fffffff)); }
+inline void store_low_bytes(int8_t* p, Ints v) {  // 16 bytes; lanes are within int8
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+
+// The one reduction tree of all sets: halves, quarters, eighths, pairs.
+inline float sum(Floats v) {
+  const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
+}
+inline float max_lane(Floats v) { return _mm512_reduce_max_ps(v); }  // no NaN among the lanes
+inline int32_t max_lane(Ints v) { return _mm512_reduce_max_epi32(v); }
+inline int32_t sum(Ints v) { return _mm512_reduce_add_epi32(v); }
+
+inline Codes load_codes(const uint8_t* p) { return _mm512_load_si512(p); }
+inline Codes low_nibbles(Codes c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
+inline Codes high_nibbles(Codes c) { return _mm512_and_si512(_mm512_srli_epi16(c, 4), _mm512_set1_epi8(15)); }
+
+// Rows of activations that one pass over a slab keeps in registers.
+inline constexpr int kRowsAtOnce = 12;
+// What dot_bytes() adds too much per unit of activation, in units of 128.
+inline constexpr bool kBytesBiased = true;
+
+// acc[lane] += sum over 4 of code[lane][i] * a[i].
+// Inline asm, because GCC 12 spills the accumulators around the intrinsic: 53 % of the integer peak against 99 %.
+inline void dot_codes(Ints& acc, Codes w, const int8_t* a) {
+  typedef int32_t __attribute__((may_alias)) FourBytes;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const FourBytes*>(a)));
+}
+inline void dot_bytes(Ints& acc, Codes w, const int8_t* a) { dot_codes(acc, w, a); }
+
+// A running sum over one unit of 4-bit codes; on sets without VNNI it is narrower than Ints.
+using NibbleSum = Ints;
+inline NibbleSum begin_nibbles(Ints acc) { return acc; }
+inline void dot_nibbles(NibbleSum& s, Codes w, const int8_t* a) { dot_codes(s, w, a); }
+inline Ints end_nibbles(Ints, NibbleSum s) { return s; }
+
+}  // namespace
+}  // namespace jiffy::avx512

@@ -1,0 +1,170 @@
+// The SIMD vocabulary in plain C++: 16 f32 lanes in an array. The reference of every other set; see avx512.h for the contract.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "base/dtype.h"
+
+namespace jiffy::scalar {
+namespace {
+
+struct Floats {
+  float v[16];
+};
+struct Ints {
+  int32_t v[16];
+};
+struct Codes {
+  uint8_t v[64];
+};
+
+template <class R, class F>
+inline R each(F&& f) {
+  R r;
+  for (int i = 0; i < 16; ++i) r.v[i] = f(i);
+  return r;
+}
+// fmaf, not a * b + c: the fused result is part of the contract (the C library uses the FMA instruction where there is one).
+inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline Floats zeros() { return Floats{}; }
+inline Floats splat(float x) {
+  return each<Floats>([&](int) { return x; });
+}
+inline Floats load(const float* p) {
+  return each<Floats>([&](int i) { return p[i]; });
+}
+inline void store(float* p, Floats a) { std::memcpy(p, a.v, 64); }
+inline Floats load_first(const float* p, int n) {
+  return each<Floats>([&](int i) { return i < n ? p[i] : 0.0f; });
+}
+inline void store_first(float* p, Floats a, int n) {
+  for (int i = 0; i < n; ++i) p[i] = a.v[i];
+}
+inline Floats keep_first(Floats a, int n, Floats rest) {
+  return each<Floats>([&](int i) { return i < n ? a.v[i] : rest.v[i]; });
+}
+inline Floats load_f16(const uint8_t* p) {
+  uint16_t h[16];
+  std::memcpy(h, p, 32);
+  return each<Floats>([&](int i) { return f16_to_f32(h[i]); });
+}
+
+inline Floats add(Floats a, Floats b) {
+  return each<Floats>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Floats sub(Floats a, Floats b) {
+  return each<Floats>([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline Floats mul(Floats a, Floats b) {
+  return each<Floats>([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline Floats div(Floats a, Floats b) {
+  return each<Floats>([&](int i) { return a.v[i] / b.v[i]; });
+}
+inline Floats fma(Floats a, Floats b, Floats c) {
+  return each<Floats>([&](int i) { return fused(a.v[i], b.v[i], c.v[i]); });
+}
+inline Floats max(Floats a, Floats b) {
+  return each<Floats>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Floats min(Floats a, Floats b) {
+  return each<Floats>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+
+inline Ints splat(int32_t x) {
+  return each<Ints>([&](int) { return x; });
+}
+inline Ints add(Ints a, Ints b) {
+  return each<Ints>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Ints max(Ints a, Ints b) {
+  return each<Ints>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Ints min(Ints a, Ints b) {
+  return each<Ints>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+template <int kBits>
+inline Ints shift_left(Ints a) {
+  return each<Ints>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << kBits); });
+}
+// Out of range and NaN give INT32_MIN, as the x86 conversions do.
+inline Ints round_to_ints(Floats a) {
+  return each<Ints>([&](int i) {
+    const float r = std::nearbyint(a.v[i]);
+    return r >= -0x1p31f && r < 0x1p31f ? static_cast<int32_t>(r) : INT32_MIN;
+  });
+}
+inline Floats to_floats(Ints a) {
+  return each<Floats>([&](int i) { return static_cast<float>(a.v[i]); });
+}
+inline Ints bits(Floats a) {
+  Ints r;
+  std::memcpy(r.v, a.v, 64);
+  return r;
+}
+inline Floats from_bits(Ints a) {
+  Floats r;
+  std::memcpy(r.v, a.v, 64);
+  return r;
+}
+inline Ints abs_bits(Floats a) {
+  const Ints b = bits(a);
+  return each<Ints>([&](int i) { return b.v[i] & 0x7fffffff; });
+}
+inline void store_low_bytes(int8_t* p, Ints a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
+}
+
+template <class T, class F>
+inline T reduce(T v[16], F&& f) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v[i] = f(v[i], v[i + half]);
+  }
+  return v[0];
+}
+inline float sum(Floats a) {
+  return reduce(a.v, [](float x, float y) { return x + y; });
+}
+inline float max_lane(Floats a) {
+  return reduce(a.v, [](float x, float y) { return x > y ? x : y; });
+}
+inline int32_t max_lane(Ints a) {
+  return reduce(a.v, [](int32_t x, int32_t y) { return x > y ? x : y; });
+}
+inline int32_t sum(Ints a) {
+  return reduce(a.v, [](int32_t x, int32_t y) { return x + y; });
+}
+
+inline Codes load_codes(const uint8_t* p) {
+  Codes c;
+  std::memcpy(c.v, p, 64);
+  return c;
+}
+inline Codes low_nibbles(Codes c) {
+  for (uint8_t& b : c.v) b &= 15;
+  return c;
+}
+inline Codes high_nibbles(Codes c) {
+  for (uint8_t& b : c.v) b >>= 4;
+  return c;
+}
+
+inline constexpr int kRowsAtOnce = 4;
+inline constexpr bool kBytesBiased = true;
+
+inline void dot_codes(Ints& acc, const Codes& w, const int8_t* a) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 4; ++j) acc.v[i] += w.v[4 * i + j] * a[j];
+  }
+}
+inline void dot_bytes(Ints& acc, const Codes& w, const int8_t* a) { dot_codes(acc, w, a); }
+
+using NibbleSum = Ints;
+inline NibbleSum begin_nibbles(const Ints& acc) { return acc; }
+inline void dot_nibbles(NibbleSum& s, const Codes& w, const int8_t* a) { dot_codes(s, w, a); }
+inline Ints end_nibbles(const Ints&, const NibbleSum& s) { return s; }
+
+}  // namespace
+}  // namespace jiffy::scalar

@@ -1,0 +1,26 @@
+// What one step works on: plain views, filled by runtime.
+#pragma once
+
+#include <cstdint>
+
+namespace jiffy {
+
+// Consecutive token rows of one sequence: a prefill chunk, or one decode token.
+struct SliceView {
+  int64_t begin, end;          // token rows
+  int64_t position;            // of row `begin` within its sequence
+  const int32_t* block_table;  // [position / kBlockSize] -> KV block; covers every position up to the slice's end
+};
+
+// A ragged batch. `outputs` are the token rows whose logits are asked for.
+struct BatchView {
+  const int32_t* token_ids;  // [n_tokens]
+  const int32_t* positions;  // [n_tokens]
+  int64_t n_tokens;
+  const SliceView* slices;  // [n_slices], in the order of their rows, which they cover
+  int64_t n_slices;
+  const int32_t* output_rows;  // [n_outputs]
+  int64_t n_outputs;
+};
+
+}  // namespace jiffy

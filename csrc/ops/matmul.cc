@@ -1,0 +1,103 @@
+// matmul: y_i = x w_i^T (+ bias_i) (+ residual) for all weights that share x, as one piece of work
+// gate_up: y = silu(x gate^T) * (x up^T)
+#include "ops/op.h"
+
+namespace jiffy {
+namespace {
+
+void check_activations(const Check& c, const PackedMatrix& w) {
+  const int64_t group = w.format.quantized() ? w.format.group : 0;
+  c.that(c.input(0).group == group, "activations quantised in groups of " + std::to_string(group) + " for " + w.format.name(),
+         "groups of " + std::to_string(c.input(0).group));
+}
+
+void check_result(const Check& c, size_t output, const Parameter& weight) {
+  c.that(c.output(output).width == weight.matrix.rows, weight.name + ": " + std::to_string(weight.matrix.rows) + " outputs",
+         std::to_string(c.output(output).width));
+  c.is_float(c.output(output), c.output(output).width);
+  c.same_space(c.input(0), c.output(output));
+}
+
+MatmulArgs prepare(const Call& c, const PackedMatrix& weight, const Operand& y) {
+  const Operand& x = c.input(0);
+  MatmulArgs args;
+  args.weight = weight;
+  args.rows = x.rows;
+  args.y = y.floats();
+  args.y_stride = y.type.width;
+  if (weight.format.quantized()) {
+    args.x = x.quantized();
+  } else {
+    args.x_f32 = x.floats();
+  }
+  return args;
+}
+
+// About eight pieces a lane: enough to even out a delayed lane, few enough to keep each piece one long stream.
+int64_t slabs_at_a_time(int64_t slabs, int lanes) {
+  const int64_t piece = slabs / (int64_t{8} * lanes);
+  return lanes == 1 ? slabs : piece < 1 ? 1 : piece;
+}
+
+}  // namespace
+
+void check_matmul(const Check& c) {
+  const size_t n = c.at.outputs.size();
+  c.that(n > 0, "at least one output", "none");
+  const bool residual = c.at.inputs.size() == 2;
+  c.counts(residual ? 2 : 1, n, 2 * n);
+  for (size_t i = 0; i < n; ++i) {
+    c.is_matrix(2 * i, c.input(0).width);
+    check_activations(c, c.parameter(2 * i).matrix);
+    check_result(c, i, c.parameter(2 * i));
+    if (c.has_parameter(2 * i + 1)) c.is_floats(2 * i + 1, 1, c.output(i).width);
+  }
+  if (residual) {
+    c.that(n == 1, "one output beside a residual", std::to_string(n));
+    c.is_float(c.input(1), c.output(0).width);
+    c.same_space(c.input(1), c.output(0));
+  }
+}
+
+void run_matmul(const Call& c, Worker& w) {
+  const size_t n = c.at.outputs.size();
+  int64_t slabs = 0;
+  for (size_t i = 0; i < n; ++i) slabs += n_slabs(c.output(i).type.width);
+  w.share(slabs, slabs_at_a_time(slabs, w.lane.count()), [&](int64_t begin, int64_t end) {
+    int64_t first = 0;  // of weight i among all slabs
+    for (size_t i = 0; i < n; ++i) {
+      const int64_t here = n_slabs(c.output(i).type.width);
+      MatmulArgs args = prepare(c, c.parameter(2 * i).matrix, c.output(i));
+      if (c.has_parameter(2 * i + 1)) args.bias = c.parameter(2 * i + 1).floats;
+      if (c.at.inputs.size() == 2) args.residual = c.input(1).floats();
+      args.begin = begin > first ? begin - first : 0;
+      args.end = end < first + here ? end - first : here;
+      if (args.begin < args.end) w.kernels.matmul(args);
+      first += here;
+    }
+  });
+}
+
+void check_gate_up(const Check& c) {
+  c.counts(1, 1, 2);
+  for (size_t i = 0; i < 2; ++i) {
+    c.is_matrix(i, c.input(0).width);
+    check_activations(c, c.parameter(i).matrix);
+    check_result(c, 0, c.parameter(i));
+  }
+  c.that(c.parameter(0).matrix.format == c.parameter(1).matrix.format, "gate and up in one format",
+         c.parameter(0).matrix.format.name() + " and " + c.parameter(1).matrix.format.name());
+}
+
+void run_gate_up(const Call& c, Worker& w) {
+  MatmulArgs args = prepare(c, c.parameter(0).matrix, c.output(0));
+  args.up = c.parameter(1).matrix;
+  const int64_t slabs = n_slabs(c.output(0).type.width);
+  w.share(slabs, slabs_at_a_time(slabs, w.lane.count()), [&](int64_t begin, int64_t end) {
+    args.begin = begin;
+    args.end = end;
+    w.kernels.matmul(args);
+  });
+}
+
+}  // namespace jiffy

@@ -1,0 +1,74 @@
+#include "ops/op.h"
+
+namespace jiffy {
+namespace {
+
+// In the order of OpKind.
+constexpr Op kOps[] = {
+    {"embedding", check_embedding, run_embedding},
+    {"rms_norm", check_rms_norm, run_rms_norm},
+    {"quantize", check_quantize, run_quantize},
+    {"matmul", check_matmul, run_matmul},
+    {"rope", check_rope, run_rope},
+    {"kv_write", check_kv_write, run_kv_write},
+    {"attention", check_attention, run_attention},
+    {"add", check_add, run_add},
+    {"silu_mul", check_silu_mul, run_silu_mul},
+    {"select", check_select, run_select},
+    {"rms_norm_quantize", check_rms_norm_quantize, run_rms_norm_quantize},
+    {"gate_up", check_gate_up, run_gate_up},
+    {"rope_kv_write", check_rope_kv_write, run_rope_kv_write},
+};
+static_assert(std::size(kOps) == static_cast<size_t>(OpKind::kRopeKvWrite) + 1);
+
+std::string shape(int64_t rows, int64_t cols) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+}
+
+std::string describe(const Value& value) {
+  return (value.group == 0 ? "f32" : "q8(" + std::to_string(value.group) + ")") + " rows of " + std::to_string(value.width);
+}
+
+}  // namespace
+
+const Op& op(OpKind kind) { return kOps[static_cast<size_t>(kind)]; }
+
+void Check::that(bool condition, const std::string& expected, const std::string& found) const {
+  if (!condition) fail(ErrorKind::kFormat, where_, expected, found);
+}
+
+void Check::counts(size_t inputs, size_t outputs, size_t parameters) const {
+  const auto text = [](size_t i, size_t o, size_t p) {
+    return std::to_string(i) + " inputs, " + std::to_string(o) + " outputs, " + std::to_string(p) + " parameters";
+  };
+  that(at.inputs.size() == inputs && at.outputs.size() == outputs && at.parameters.size() == parameters,
+       text(inputs, outputs, parameters), text(at.inputs.size(), at.outputs.size(), at.parameters.size()));
+}
+
+void Check::is_float(const Value& value, int64_t width) const {
+  that(value.group == 0 && value.width == width, describe({.width = width}), describe(value));
+}
+
+void Check::is_matrix(size_t i, int64_t cols) const {
+  that(has_parameter(i), "a weight matrix", "none");
+  const Parameter& p = parameter(i);
+  that(p.matrix.data != nullptr && p.matrix.cols == cols, p.name + ": a packed matrix [any, " + std::to_string(cols) + "]",
+       p.matrix.data == nullptr ? "floats" : shape(p.matrix.rows, p.matrix.cols));
+}
+
+void Check::is_floats(size_t i, int64_t rows, int64_t cols) const {
+  that(has_parameter(i), "a float parameter", "none");
+  const Parameter& p = parameter(i);
+  that(p.floats != nullptr && (rows == 0 || p.rows == rows) && p.cols == cols, p.name + ": floats " + shape(rows, cols),
+       p.floats == nullptr ? "a packed matrix" : shape(p.rows, p.cols));
+}
+
+void Check::same_space(const Value& a, const Value& b) const {
+  that(a.space == b.space, "operands with the same rows", "one row a token beside one row an output");
+}
+
+void Check::positive(int64_t value, const char* name) const {
+  that(value > 0, std::string(name) + " of at least 1", std::to_string(value));
+}
+
+}  // namespace jiffy

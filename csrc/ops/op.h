@@ -1,0 +1,166 @@
+// An instruction of a program, and what every op provides: a check when the program is built, and a run in a parallel region.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "kernels/cpu/kernels.h"
+#include "ops/batch.h"
+#include "ops/kv_layout.h"
+#include "quant/activations.h"
+
+namespace jiffy {
+
+enum class Space : uint8_t { kTokens, kOutputs };  // one row a token of the batch; one row whose logits are asked for
+
+// The type of a value: float rows (group 0), or rows quantised in groups (quant/activations.h).
+struct Value {
+  Space space = Space::kTokens;
+  int64_t width = 0;
+  int64_t group = 0;
+
+  int64_t row_bytes() const { return group == 0 ? width * 4 : activation_row_bytes(width, group); }
+};
+
+// What an instruction reads besides values: a packed matrix, or floats [rows, cols] (norm weights, biases, rope tables).
+struct Parameter {
+  std::string name;
+  PackedMatrix matrix;            // data == nullptr: floats
+  const float* floats = nullptr;  // [rows, cols]
+  int64_t rows = 0, cols = 0;
+};
+
+enum class OpKind : uint8_t {
+  kEmbedding,        // -> rows                            parameters: table
+  kRmsNorm,          // x -> y                             parameters: weight
+  kQuantize,         // x -> q8
+  kMatmul,           // x [, residual] -> y0, y1, ...      parameters: (weight, bias or -1) for each output
+  kRope,             // x -> y                             parameters: cosines, sines
+  kKvWrite,          // k, v ->
+  kAttention,        // q -> y
+  kAdd,              // a, b -> y
+  kSiluMul,          // gate, up -> y
+  kSelect,           // rows of tokens -> rows of outputs
+  kRmsNormQuantize,  // x -> q8                            parameters: weight             fused: the rest of the list
+  kGateUp,           // x -> y                             parameters: gate, up
+  kRopeKvWrite,      // q, k, v -> rotated q               parameters: cosines, sines
+};
+
+// What an op needs to know beyond its operands; fields that it doesn't use stay as they are.
+struct Attributes {
+  float eps = 0.0f;    // rms_norm
+  float scale = 0.0f;  // attention
+  int64_t layer = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
+};
+
+struct Instruction {
+  OpKind op;
+  std::vector<int> inputs, outputs;  // values
+  std::vector<int> parameters;       // -1: none in this place
+  Attributes attributes;
+};
+
+// An instruction with all that its check may look at. Each function throws Error kFormat that names the instruction.
+class Check {
+ public:
+  Check(std::string where, const Instruction& at, const std::vector<Value>& values, const std::vector<Parameter>& parameters)
+      : at(at), where_(std::move(where)), values_(values), parameters_(parameters) {}
+
+  const Instruction& at;
+
+  void counts(size_t inputs, size_t outputs, size_t parameters) const;
+  const Value& input(size_t i) const { return values_[static_cast<size_t>(at.inputs[i])]; }
+  const Value& output(size_t i) const { return values_[static_cast<size_t>(at.outputs[i])]; }
+  bool has_parameter(size_t i) const { return at.parameters[i] >= 0; }
+  const Parameter& parameter(size_t i) const { return parameters_[static_cast<size_t>(at.parameters[i])]; }
+
+  void is_float(const Value& value, int64_t width) const;         // f32 rows of this width
+  void is_matrix(size_t parameter, int64_t cols) const;           // packed, [any, cols]
+  void is_floats(size_t parameter, int64_t rows, int64_t cols) const;  // rows 0: any
+  void same_space(const Value& a, const Value& b) const;
+  void positive(int64_t value, const char* name) const;
+  void that(bool condition, const std::string& expected, const std::string& found) const;
+
+ private:
+  std::string where_;
+  const std::vector<Value>& values_;
+  const std::vector<Parameter>& parameters_;
+};
+
+// A value's rows in this step.
+struct Operand {
+  void* data = nullptr;
+  Value type;
+  int64_t rows = 0;
+
+  float* floats() const { return static_cast<float*>(data); }  // [rows, type.width]
+  ActivationView quantized() const { return activation_view(data, rows, type.width, type.group); }
+};
+
+// An instruction resolved for one step.
+struct Call {
+  const Instruction& at;
+  const std::vector<Operand>& operands;
+  const std::vector<Parameter>& parameters;
+  const BatchView& batch;
+  const KvLayout& kv;
+
+  const Operand& input(size_t i) const { return operands[static_cast<size_t>(at.inputs[i])]; }
+  const Operand& output(size_t i) const { return operands[static_cast<size_t>(at.outputs[i])]; }
+  bool has_parameter(size_t i) const { return at.parameters[i] >= 0; }
+  const Parameter& parameter(size_t i) const { return parameters[static_cast<size_t>(at.parameters[i])]; }
+};
+
+// A lane of the step's parallel region, with what its ops may use.
+struct Worker {
+  Lane& lane;
+  const Kernels& kernels;
+  float* scratch;  // 64-byte aligned, this lane's own; attention_scratch_floats()
+
+  // Deals rows (or other items) out over the lanes in pieces: body(begin, end).
+  template <class Body>
+  void share(int64_t items, int64_t piece, Body&& body) {
+    for (int64_t begin; (begin = lane.next_chunk() * piece) < items;) {
+      body(begin, begin + piece < items ? begin + piece : items);
+    }
+  }
+};
+
+// Neither run allocates, throws or waits: the executor puts a barrier behind every instruction.
+struct Op {
+  const char* name;
+  void (*check)(const Check&);
+  void (*run)(const Call&, Worker&);
+};
+const Op& op(OpKind kind);
+
+void check_embedding(const Check&);
+void run_embedding(const Call&, Worker&);
+void check_rms_norm(const Check&);
+void run_rms_norm(const Call&, Worker&);
+void check_quantize(const Check&);
+void run_quantize(const Call&, Worker&);
+void check_rms_norm_quantize(const Check&);
+void run_rms_norm_quantize(const Call&, Worker&);
+void check_matmul(const Check&);
+void run_matmul(const Call&, Worker&);
+void check_gate_up(const Check&);
+void run_gate_up(const Call&, Worker&);
+void check_rope(const Check&);
+void run_rope(const Call&, Worker&);
+void check_kv_write(const Check&);
+void run_kv_write(const Call&, Worker&);
+void check_rope_kv_write(const Check&);
+void run_rope_kv_write(const Call&, Worker&);
+void check_attention(const Check&);
+void run_attention(const Call&, Worker&);
+void check_add(const Check&);
+void run_add(const Call&, Worker&);
+void check_silu_mul(const Check&);
+void run_silu_mul(const Call&, Worker&);
+void check_select(const Check&);
+void run_select(const Call&, Worker&);
+
+}  // namespace jiffy

@@ -1,0 +1,75 @@
+// Buffers by liveness: a value's slot is free again after its last reader.
+#include <algorithm>
+#include <limits>
+
+#include "program/program.h"
+
+namespace jiffy {
+namespace {
+
+constexpr int64_t kAlign = 64;
+
+int64_t& row_bytes(Plan::Slot& slot, Space space) {
+  return space == Space::kTokens ? slot.token_row_bytes : slot.output_row_bytes;
+}
+
+std::vector<size_t> last_readers(const Program& program) {
+  std::vector<size_t> last(program.values().size(), 0);
+  for (size_t i = 0; i < program.instructions().size(); ++i) {
+    for (const int v : program.instructions()[i].inputs) last[static_cast<size_t>(v)] = i;
+    for (const int v : program.instructions()[i].outputs) last[static_cast<size_t>(v)] = i;  // nobody reads it: free at once
+  }
+  return last;
+}
+
+// The free slot that must grow least; a new one if all would have to grow and none is free.
+int take_slot(Plan& plan, std::vector<bool>& busy, const Value& value) {
+  int best = -1;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (size_t s = 0; s < plan.slots.size(); ++s) {
+    if (busy[s]) continue;
+    const int64_t growth = std::max<int64_t>(0, value.row_bytes() - row_bytes(plan.slots[s], value.space));
+    if (growth < least) {
+      least = growth;
+      best = static_cast<int>(s);
+    }
+  }
+  if (best < 0) {
+    best = static_cast<int>(plan.slots.size());
+    plan.slots.emplace_back();
+    busy.push_back(false);
+  }
+  int64_t& bytes = row_bytes(plan.slots[static_cast<size_t>(best)], value.space);
+  bytes = std::max(bytes, value.row_bytes());
+  busy[static_cast<size_t>(best)] = true;
+  return best;
+}
+
+}  // namespace
+
+int64_t Plan::Slot::bytes(int64_t n_tokens, int64_t n_outputs) const {
+  const int64_t most = std::max(n_tokens * token_row_bytes, n_outputs * output_row_bytes);
+  return (most + kAlign - 1) / kAlign * kAlign;
+}
+
+Plan plan_buffers(const Program& program) {
+  const std::vector<size_t> last = last_readers(program);
+  Plan plan;
+  plan.slot_of.assign(program.values().size(), -1);
+  std::vector<bool> busy;
+  for (size_t i = 0; i < program.instructions().size(); ++i) {
+    const Instruction& at = program.instructions()[i];
+    for (const int v : at.outputs) {
+      if (v != program.result()) plan.slot_of[static_cast<size_t>(v)] = take_slot(plan, busy, program.values()[static_cast<size_t>(v)]);
+    }
+    for (const std::vector<int>* list : {&at.inputs, &at.outputs}) {
+      for (const int v : *list) {
+        const int slot = plan.slot_of[static_cast<size_t>(v)];
+        if (slot >= 0 && last[static_cast<size_t>(v)] == i) busy[static_cast<size_t>(slot)] = false;
+      }
+    }
+  }
+  return plan;
+}
+
+}  // namespace jiffy

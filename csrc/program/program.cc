@@ -1,0 +1,99 @@
+#include "program/program.h"
+
+#include <algorithm>
+
+namespace jiffy {
+namespace {
+
+std::string place(size_t index, const Instruction& at) {
+  return "program instruction " + std::to_string(index) + " (" + op(at.op).name + ")";
+}
+
+[[noreturn]] void broken(const std::string& where, const std::string& expected, const std::string& found) {
+  fail(ErrorKind::kFormat, where, expected, found);
+}
+
+bool touches_kv(OpKind kind) {
+  return kind == OpKind::kKvWrite || kind == OpKind::kRopeKvWrite || kind == OpKind::kAttention;
+}
+
+bool rotates(OpKind kind) { return kind == OpKind::kRope || kind == OpKind::kRopeKvWrite; }
+
+}  // namespace
+
+Program::Program(ProgramSpec spec) : spec_(std::move(spec)) {
+  for (const Value& value : spec_.values) {
+    if (value.width < 1 || value.group < 0) broken("program value", "a positive width", std::to_string(value.width));
+  }
+  for (size_t i = 0; i < spec_.instructions.size(); ++i) {
+    const Instruction& at = spec_.instructions[i];
+    const std::string where = place(i, at);
+    check_indices(at, where);
+    check_instruction(at, where);
+  }
+  check_order();
+}
+
+void Program::check_indices(const Instruction& at, const std::string& where) const {
+  const auto check = [&](const std::vector<int>& indices, int least, size_t size, const char* what) {
+    for (const int i : indices) {
+      if (i < least || i >= static_cast<int64_t>(size)) {
+        broken(where, std::string(what) + " below " + std::to_string(size), std::to_string(i));
+      }
+    }
+  };
+  check(at.inputs, 0, spec_.values.size(), "an input");
+  check(at.outputs, 0, spec_.values.size(), "an output");
+  check(at.parameters, -1, spec_.parameters.size(), "a parameter");
+}
+
+void Program::check_instruction(const Instruction& at, const std::string& where) {
+  op(at.op).check(Check(where, at, spec_.values, spec_.parameters));
+  if (touches_kv(at.op)) check_kv(at, where);
+  if (at.op == OpKind::kEmbedding) {
+    const int64_t rows = spec_.parameters[static_cast<size_t>(at.parameters[0])].matrix.rows;
+    vocab_size_ = vocab_size_ == 0 ? rows : std::min(vocab_size_, rows);
+  }
+  if (rotates(at.op)) {
+    const int64_t rows = spec_.parameters[static_cast<size_t>(at.parameters[0])].rows;
+    if (rows < spec_.context_length) {
+      broken(where, "a rope table of " + std::to_string(spec_.context_length) + " positions", std::to_string(rows));
+    }
+  }
+}
+
+void Program::check_kv(const Instruction& at, const std::string& where) {
+  const Attributes& a = at.attributes;
+  const bool first = kv_shape_.n_layers == 0;
+  if (!first && (a.n_kv_heads != kv_shape_.n_kv_heads || a.head_dim != kv_shape_.head_dim)) {
+    broken(where, "the KV heads of the other layers: " + std::to_string(kv_shape_.n_kv_heads) + " of " + std::to_string(kv_shape_.head_dim),
+           std::to_string(a.n_kv_heads) + " of " + std::to_string(a.head_dim));
+  }
+  kv_shape_.n_kv_heads = a.n_kv_heads;
+  kv_shape_.head_dim = a.head_dim;
+  kv_shape_.n_layers = std::max(kv_shape_.n_layers, a.layer + 1);
+}
+
+void Program::check_order() const {
+  std::vector<bool> made(spec_.values.size(), false);
+  for (size_t i = 0; i < spec_.instructions.size(); ++i) {
+    const Instruction& at = spec_.instructions[i];
+    for (const int v : at.inputs) {
+      if (!made[static_cast<size_t>(v)]) broken(place(i, at), "inputs that an earlier instruction made", "value " + std::to_string(v));
+    }
+    for (const int v : at.outputs) {
+      if (made[static_cast<size_t>(v)]) broken(place(i, at), "a value that is made once", "value " + std::to_string(v));
+      made[static_cast<size_t>(v)] = true;
+    }
+  }
+  const int r = spec_.result;
+  if (r < 0 || r >= static_cast<int64_t>(made.size()) || !made[static_cast<size_t>(r)]) {
+    broken("program result", "a value that an instruction made", std::to_string(r));
+  }
+  const Value& result = spec_.values[static_cast<size_t>(r)];
+  if (result.space != Space::kOutputs || result.group != 0) broken("program result", "float rows of outputs", "another type");
+  if (vocab_size_ == 0) broken("program", "an embedding", "none");
+  if (spec_.context_length < 1) broken("program context_length", "at least 1", std::to_string(spec_.context_length));
+}
+
+}  // namespace jiffy

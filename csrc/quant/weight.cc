@@ -1,0 +1,174 @@
+#include "quant/weight.h"
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "quant/quantize.h"
+
+namespace jiffy {
+namespace {
+
+constexpr int64_t kMaxSize = INT32_MAX;
+
+std::string describe(int64_t rows, int64_t cols) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+}
+
+void check_size(const std::string& name, int64_t rows, int64_t cols) {
+  if (rows < 1 || cols < 1 || rows > kMaxSize || cols > kMaxSize) {
+    fail(ErrorKind::kParameter, name, "a matrix of 1 to 2^31 - 1 rows and cols", describe(rows, cols));
+  }
+}
+
+// Writes the codes of one group of one row into its lane of the slab.
+void place_codes(const uint8_t* codes, const WeightFormat& f, uint8_t* lines, int lane) {
+  for (int64_t col = 0; col < f.group; col += cols_per_line(f), lines += kLineBytes) {
+    uint32_t low, high = 0;
+    std::memcpy(&low, codes + col, 4);
+    if (f.bits == 4) std::memcpy(&high, codes + col + 4, 4);
+    const uint32_t word = low | high << 4;
+    std::memcpy(lines + lane * 4, &word, 4);
+  }
+}
+
+void place_value(uint8_t* line, ScaleType type, int lane, float value) {
+  if (type == ScaleType::kF32) {
+    std::memcpy(line + lane * 4, &value, 4);
+  } else {
+    const uint16_t half = f32_to_f16(value);
+    std::memcpy(line + lane * 2, &half, 2);
+  }
+}
+
+void place_header(const GroupHeader& header, const WeightFormat& f, uint8_t* slab, int64_t group, int lane) {
+  uint8_t* line = slab + header_offset(f, group);
+  const int64_t set_bytes = f.scale == ScaleType::kF16 ? kLineBytes / 2 : kLineBytes;
+  if (paired_header(f)) line += group % 2 * set_bytes;
+  place_value(line, f.scale, lane, header.scale);
+  if (f.offset != Offset::kNone) place_value(line + set_bytes, f.scale, lane, header.offset);
+}
+
+bool all_finite(const float* x, int64_t n) {
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t word;
+    std::memcpy(&word, x + i, 4);
+    bad |= (word & 0x7f800000u) == 0x7f800000u;
+  }
+  return bad == 0;
+}
+
+// Packs one row after another; `floats` holds a decoded row.
+class RowPacker {
+ public:
+  RowPacker(const PackedMatrix& matrix, SourceType type)
+      : matrix_(matrix), type_(type), floats_(static_cast<size_t>(matrix.cols)), codes_(static_cast<size_t>(matrix.format.group)) {}
+
+  // False for a row with a weight that is not finite.
+  bool pack(int64_t row, const uint8_t* source) {
+    uint8_t* slab = const_cast<uint8_t*>(matrix_.slab(row / kSlabRows));
+    const int lane = static_cast<int>(row % kSlabRows);
+    if (natural_format(type_) == matrix_.format && is_quantized(type_)) return take_over(source, slab, lane);
+    decode_row(type_, source, matrix_.cols, floats_.data());
+    if (!all_finite(floats_.data(), matrix_.cols)) return false;
+    if (!matrix_.format.quantized()) {
+      float* column = reinterpret_cast<float*>(slab) + lane;
+      for (int64_t k = 0; k < matrix_.cols; ++k) column[k * kSlabRows] = floats_[static_cast<size_t>(k)];
+      return true;
+    }
+    const WeightFormat& f = matrix_.format;
+    for (int64_t g = 0; g * f.group < matrix_.cols; ++g) {
+      const int64_t n = std::min<int64_t>(f.group, matrix_.cols - g * f.group);
+      place(quantize_group(floats_.data() + g * f.group, n, f, codes_.data()), codes_.data(), slab, g, lane);
+    }
+    return true;
+  }
+
+  float largest() const { return largest_; }
+
+ private:
+  bool take_over(const uint8_t* source, uint8_t* slab, int lane) {
+    for (int64_t g = 0; g < matrix_.cols / kSourceBlock; ++g) {
+      const SourceGroup group = read_group(type_, source, g);
+      if (!std::isfinite(group.scale) || !std::isfinite(group.offset)) return false;
+      place({group.scale, group.offset}, group.codes, slab, g, lane);
+    }
+    return true;
+  }
+
+  void place(const GroupHeader& header, const uint8_t* codes, uint8_t* slab, int64_t g, int lane) {
+    largest_ = std::fmax(largest_, std::fmax(std::fabs(header.scale), std::fabs(header.offset)));
+    place_header(header, matrix_.format, slab, g, lane);
+    place_codes(codes, matrix_.format, slab + codes_offset(matrix_.format, g), lane);
+  }
+
+  const PackedMatrix matrix_;
+  const SourceType type_;
+  std::vector<float> floats_;
+  std::vector<uint8_t> codes_;
+  float largest_ = 0.0f;
+};
+
+}  // namespace
+
+WeightFormat natural_format(SourceType type) {
+  switch (type) {
+    case SourceType::kQ4_0:
+      return {.bits = 4, .group = 32};
+    case SourceType::kQ4_1:
+      return {.bits = 4, .group = 32, .offset = Offset::kMin};
+    case SourceType::kQ8_0:
+      return {.bits = 8, .group = 32};
+    default:
+      return {};
+  }
+}
+
+std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, int64_t cols, const WeightFormat& format) {
+  check_size(name, rows, cols);
+  const int64_t stride = slab_bytes(format, cols);
+  auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(n_slabs(rows) * stride), name));
+  const PackedMatrix matrix{buffer->as<uint8_t>(), stride, rows, cols, format};
+  return std::shared_ptr<Weight>(new Weight(name, std::move(buffer), matrix));
+}
+
+std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> Weight::create_pair(const std::string& first, const std::string& second,
+                                                                                int64_t rows, int64_t cols, const WeightFormat& format) {
+  check_size(first, rows, cols);
+  const int64_t stride = slab_bytes(format, cols);
+  auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(2 * n_slabs(rows) * stride), first));
+  const PackedMatrix even{buffer->as<uint8_t>(), 2 * stride, rows, cols, format};
+  const PackedMatrix odd{buffer->as<uint8_t>() + stride, 2 * stride, rows, cols, format};
+  return {std::shared_ptr<Weight>(new Weight(first, buffer, even)), std::shared_ptr<Weight>(new Weight(second, buffer, odd))};
+}
+
+void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool) {
+  if (begin < 0 || begin % kSlabRows != 0 || n_rows < 0 || begin + n_rows > matrix_.rows) {
+    fail(ErrorKind::kParameter, name_, "rows within " + describe(matrix_.rows, matrix_.cols) + " from a multiple of 16",
+         "rows " + std::to_string(begin) + " to " + std::to_string(begin + n_rows));
+  }
+  if (is_quantized(type) && matrix_.cols % kSourceBlock != 0) {
+    fail(ErrorKind::kFormat, name_, "rows of whole blocks of 32", std::to_string(matrix_.cols) + " cols");
+  }
+  const int64_t row_bytes = source_row_bytes(type, matrix_.cols);
+  std::vector<float> largest(static_cast<size_t>(pool.size()), 0.0f);
+  std::atomic<int64_t> bad_row{-1};
+  pool.run([&](Lane& lane) {
+    RowPacker packer(matrix_, type);
+    for (int64_t slab; (slab = lane.next_chunk() * kSlabRows) < n_rows;) {
+      for (int64_t r = slab; r < std::min<int64_t>(slab + kSlabRows, n_rows); ++r) {
+        if (!packer.pack(begin + r, source + r * row_bytes)) bad_row = begin + r;
+      }
+    }
+    largest[static_cast<size_t>(lane.id())] = packer.largest();
+  });
+  if (bad_row >= 0) {
+    fail(ErrorKind::kFormat, name_, "finite weights", "NaN or infinity in row " + std::to_string(bad_row));
+  }
+  for (const float scale : largest) largest_scale_ = std::fmax(largest_scale_, scale);
+}
+
+}  // namespace jiffy
