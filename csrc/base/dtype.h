@@ -48,7 +48,7 @@ constexpr const char* name(DType dtype) {
   return (value + (uint32_t{1} << (shift - 1)) - 1 + odd) >> shift;
 }
 
-// No branch, so that GCC turns a loop over it into vector code.
+// A mask chooses the subnormal value: around a branch GCC leaves the float arithmetic, and with it the loop, scalar.
 [[gnu::always_inline]] constexpr float f16_to_f32(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
@@ -56,7 +56,8 @@ constexpr const char* name(DType dtype) {
   const uint32_t quiet = magnitude > 0x7c00 ? 0x400000u : 0;
   const uint32_t normal = ((magnitude << 13) + (112u << 23) + top_exponent) | quiet;
   const uint32_t subnormal = std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
-  return std::bit_cast<float>(sign | (magnitude < 0x400 ? subnormal : normal));
+  const uint32_t is_subnormal = -static_cast<uint32_t>(magnitude < 0x400);
+  return std::bit_cast<float>(sign | (subnormal & is_subnormal) | (normal & ~is_subnormal));
 }
 
 [[gnu::always_inline]] constexpr uint16_t f32_to_f16(float value) {

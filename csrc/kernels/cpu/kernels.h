@@ -146,6 +146,23 @@ struct SoftmaxArgs {
   float* sum;
 };
 
+// *sum = of all 32-bit words of `streams` (1, 2 or 4) equal parts that are read side by side
+struct ReadProbeArgs {
+  const uint8_t* data;
+  int64_t bytes;
+  int streams;
+  int32_t* sum;
+};
+
+// Nothing but independent multiply-adds of one kind; *operations = how many that were, two for each multiply-add, or 0
+// if this set has no instruction for them.
+enum class Arithmetic : uint8_t { kInt8, kBf16, kF32 };
+struct PeakProbeArgs {
+  Arithmetic arithmetic;
+  int64_t repeats;
+  int64_t* operations;
+};
+
 #define JIFFY_KERNELS(X)                      \
   X(rms_norm, RmsNormArgs)                    \
   X(quantize, QuantizeArgs)                   \
@@ -158,7 +175,9 @@ struct SoftmaxArgs {
   X(kv_write, KvWriteArgs)                    \
   X(attention, AttentionArgs)                 \
   X(argmax, ArgmaxArgs)                       \
-  X(softmax, SoftmaxArgs)
+  X(softmax, SoftmaxArgs)                     \
+  X(read_probe, ReadProbeArgs)                \
+  X(peak_probe, PeakProbeArgs)
 
 // The kernels of one instruction set.
 struct Kernels {

@@ -132,7 +132,7 @@ template <int kBits, Offset kOffset>
 TileFunction tile_function(int64_t rows) {
   static_assert(kRowsAtOnce == 4 || kRowsAtOnce == kMaxTileRows);
   constexpr int kWide = kRowsAtOnce == kMaxTileRows ? 1 : 0;  // 5..12 rows at once are instantiated only where registers allow
-  constexpr TileFunction kTable[] = {
+  static constexpr TileFunction kTable[] = {
       dot_tile<kBits, kOffset, 1>,
       dot_tile<kBits, kOffset, 2>,
       dot_tile<kBits, kOffset, 3>,

@@ -152,5 +152,32 @@ inline Ints end_nibbles(Ints acc, NibbleSum s) {
           _mm256_add_epi32(acc.hi, _mm256_madd_epi16(s.hi, ones))};
 }
 
+// The busiest loops there are: 12 independent chains hide the latency of every instruction.
+template <class Step>
+inline void repeat_chains(int64_t repeats, Step&& step) {
+  __m256i c0 = _mm256_setzero_si256(), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0, c10 = c0, c11 = c0;
+  for (int64_t n = 0; n < repeats; ++n) {
+    step(c0), step(c1), step(c2), step(c3), step(c4), step(c5);
+    step(c6), step(c7), step(c8), step(c9), step(c10), step(c11);
+  }
+}
+// What 8-bit weights cost without VNNI: multiply pairs, widen, add.
+inline int64_t peak_int8(int64_t repeats) {
+  const __m256i x = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
+  repeat_chains(repeats, [&](__m256i& c) {
+    __m256i pairs;
+    asm volatile("vpmaddubsw %1, %1, %0" : "=x"(pairs) : "x"(x));
+    asm volatile("vpmaddwd %1, %0, %0" : "+x"(pairs) : "x"(ones));
+    asm volatile("vpaddd %1, %0, %0" : "+x"(c) : "x"(pairs));
+  });
+  return repeats * 12 * 32 * 2;
+}
+inline int64_t peak_bf16(int64_t) { return 0; }
+inline int64_t peak_f32(int64_t repeats) {
+  const __m256i x = _mm256_setzero_si256();
+  repeat_chains(repeats, [&](__m256i& c) { asm volatile("vfmadd231ps %1, %1, %0" : "+x"(c) : "x"(x)); });
+  return repeats * 12 * 8 * 2;
+}
+
 }  // namespace
 }  // namespace jiffy::avx2

@@ -166,5 +166,26 @@ inline NibbleSum begin_nibbles(const Ints& acc) { return acc; }
 inline void dot_nibbles(NibbleSum& s, const Codes& w, const int8_t* a) { dot_codes(s, w, a); }
 inline Ints end_nibbles(const Ints&, const NibbleSum& s) { return s; }
 
+inline int64_t peak_int8(int64_t repeats) {
+  int32_t chain[8] = {};
+  for (int64_t n = 0; n < repeats; ++n) {
+    for (int32_t& c : chain) {
+      c += static_cast<int32_t>(n & 127);
+      __asm__ volatile("" : "+r"(c));
+    }
+  }
+  return repeats * 8 * 2;
+}
+inline int64_t peak_bf16(int64_t) { return 0; }
+inline int64_t peak_f32(int64_t repeats) {
+  float chain[8] = {};
+  for (int64_t n = 0; n < repeats; ++n) {
+    for (float& c : chain) c = c * 0.5f + 1.0f;
+  }
+  float total = 0.0f;
+  for (const float c : chain) total += c;
+  return total > 0.0f ? repeats * 8 * 2 : 0;
+}
+
 }  // namespace
 }  // namespace jiffy::scalar

@@ -1,0 +1,96 @@
+#include "runtime/engine.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "kernels/cpu/select.h"
+
+namespace py = pybind11;
+
+namespace jiffy {
+
+namespace {
+
+// Ctrl-C within a step: Python's own handler is asked, and its exception comes out of the call.
+bool python_signal() {
+  const py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+template <class Call>
+auto interruptible(Call&& call) {
+  try {
+    const py::gil_scoped_release release;
+    return call();
+  } catch (const Interruption&) {
+    throw py::error_already_set();
+  }
+}
+
+py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens) {
+  py::array_t<float> out({static_cast<py::ssize_t>(tokens.size()), static_cast<py::ssize_t>(engine.vocab_size())});
+  float* data = out.mutable_data();
+  interruptible([&] { engine.logits(std::move(tokens), data, python_signal); });
+  return out;
+}
+
+const char* reason_name(const TokenEvent& event) {
+  switch (event.reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kError:
+      return "error";
+    case FinishReason::kNone:
+      break;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool, const std::string& isa,
+                                    int64_t context, int64_t max_batch, int64_t prefill_chunk) {
+  const EngineOptions options{.context = context, .max_batch = max_batch, .prefill_chunk = prefill_chunk};
+  return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options);
+}
+
+int64_t add(Engine& engine, std::vector<int32_t> prompt, int64_t max_tokens, float temperature, int64_t top_k, float top_p, float min_p,
+            uint64_t seed, bool ignore_eos, std::vector<int32_t> stop_ids) {
+  return engine.add(std::move(prompt), {.max_tokens = max_tokens,
+                                        .temperature = temperature,
+                                        .top_k = top_k,
+                                        .top_p = top_p,
+                                        .min_p = min_p,
+                                        .seed = seed,
+                                        .ignore_eos = ignore_eos,
+                                        .stop_ids = std::move(stop_ids)});
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  py::class_<TokenEvent>(m, "TokenEvent")
+      .def_readonly("request", &TokenEvent::request)
+      .def_readonly("token", &TokenEvent::token)
+      .def_property_readonly("finished", [](const TokenEvent& e) { return e.reason != FinishReason::kNone; })
+      .def_property_readonly("reason", &reason_name)
+      .def_property_readonly("error", [](const TokenEvent& e) { return e.error ? make_exception(*e.error) : py::none(); });
+
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
+      .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"), py::arg("context"),
+           py::arg("max_batch"), py::arg("prefill_chunk"))
+      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("max_tokens"), py::arg("temperature"), py::arg("top_k"),
+           py::arg("top_p"), py::arg("min_p"), py::arg("seed"), py::arg("ignore_eos"), py::arg("stop_ids"), without_gil)
+      .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
+      .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
+      .def("logits", &logits, py::arg("token_ids"), "float32 [n_tokens, vocab_size]")
+      .def("idle", &Engine::idle, without_gil)
+      .def_property_readonly("isa", &Engine::isa)
+      .def_property_readonly("kv_bytes", &Engine::kv_bytes)
+      .def_property_readonly("n_blocks", &Engine::n_blocks)
+      .def_property_readonly("n_free_blocks", &Engine::n_free_blocks);
+}
+
+}  // namespace jiffy

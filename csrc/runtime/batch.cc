@@ -1,0 +1,24 @@
+#include "runtime/batch.h"
+
+namespace jiffy {
+
+Batch::Batch(const std::vector<Slice>& slices, bool all_rows) {
+  for (const Slice& slice : slices) {
+    const Sequence& s = *slice.sequence;
+    const int64_t first = static_cast<int64_t>(token_ids_.size());
+    for (int64_t i = 0; i < slice.count; ++i) {
+      token_ids_.push_back(s.tokens[static_cast<size_t>(s.n_computed + i)]);
+      positions_.push_back(static_cast<int32_t>(s.n_computed + i));
+      if (all_rows || (slice.output && i == slice.count - 1)) output_rows_.push_back(static_cast<int32_t>(first + i));
+    }
+    slices_.push_back({first, first + slice.count, s.n_computed, s.block_table.data()});
+  }
+}
+
+BatchView Batch::view() const {
+  return {token_ids_.data(), positions_.data(), static_cast<int64_t>(token_ids_.size()),
+          slices_.data(),    static_cast<int64_t>(slices_.size()),
+          output_rows_.data(), n_outputs()};
+}
+
+}  // namespace jiffy

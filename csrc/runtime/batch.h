@@ -1,0 +1,26 @@
+// The vectors behind a BatchView.
+#pragma once
+
+#include <vector>
+
+#include "ops/batch.h"
+#include "runtime/scheduler.h"
+
+namespace jiffy {
+
+class Batch {
+ public:
+  // Asks for the logits of the last row of each slice that has an output, or of every row.
+  explicit Batch(const std::vector<Slice>& slices, bool all_rows = false);
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+
+  BatchView view() const;
+  int64_t n_outputs() const { return static_cast<int64_t>(output_rows_.size()); }
+
+ private:
+  std::vector<int32_t> token_ids_, positions_, output_rows_;
+  std::vector<SliceView> slices_;
+};
+
+}  // namespace jiffy

@@ -1,0 +1,80 @@
+// Requests in, tokens out: each step() runs one ragged batch that mixes prefill chunks and decode rows.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/error.h"
+#include "program/executor.h"
+#include "runtime/batch.h"
+#include "runtime/kv_cache.h"
+#include "runtime/scheduler.h"
+
+namespace jiffy {
+
+struct EngineOptions {
+  int64_t context = 0;          // positions of a sequence; at most the program's
+  int64_t max_batch = 64;       // sequences that run at once
+  int64_t prefill_chunk = 512;  // prompt tokens in a step
+};
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength, kError };
+
+struct TokenEvent {
+  int64_t request = 0;
+  int32_t token = 0;
+  FinishReason reason = FinishReason::kNone;
+  std::shared_ptr<const Error> error;  // for kError: this request failed, the others go on
+};
+
+// A step that the caller's `interrupted` ended; every sequence is as it was before.
+struct Interruption : std::exception {
+  const char* what() const noexcept override { return "interrupted"; }
+};
+
+// Every call may come from any thread, one at a time goes on; each throws kFork in a forked child.
+class Engine {
+ public:
+  // Throws kParameter, kOutOfMemory.
+  Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels, const EngineOptions& options);
+
+  // Returns the request's number. Throws kParameter for a bad prompt or parameter, kContextOverflow for a prompt that is too long.
+  int64_t add(std::vector<int32_t> prompt, SamplingParams params);
+
+  // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption, kOutOfMemory.
+  std::vector<TokenEvent> step(const Interrupted& interrupted);
+
+  // Ends a request, or does nothing if it has ended.
+  void cancel(int64_t request);
+
+  // out [n_tokens, vocab_size]: the logits behind every token. Throws as add() and step() do.
+  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted);
+
+  bool idle() const;
+  int64_t vocab_size() const { return program_->result_width(); }
+  const char* isa() const { return kernels_.isa; }
+  int64_t kv_bytes() const { return cache_.n_bytes(); }
+  int64_t n_blocks() const;
+  int64_t n_free_blocks() const;
+
+ private:
+  std::unique_lock<std::mutex> enter() const;
+  void check_tokens(const std::vector<int32_t>& tokens) const;
+  TokenEvent advance(Sequence& sequence, const float* logits);
+
+  const int64_t process_;
+  std::shared_ptr<const Program> program_;
+  std::shared_ptr<ThreadPool> pool_;
+  const Kernels& kernels_;
+  const EngineOptions options_;
+  Executor executor_;
+  mutable KVCache cache_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  Buffer logits_;  // [outputs of the largest step so far, vocab_size]
+  int64_t next_id_ = 0;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace jiffy

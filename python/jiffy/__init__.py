@@ -1,0 +1,48 @@
+"""jiffy runs transformer language models in a jiffy, on the CPU that you have.
+
+    import jiffy
+    model = jiffy.load()
+    print(model.generate("The capital of France is", max_tokens=8).text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import ContextOverflow, Error, ForkError, FormatError, OutOfMemory, ParameterError, Unsupported
+
+if TYPE_CHECKING:
+    from .completion import Completion
+    from .llm import Model, load
+    from .sampling import SamplingParams
+
+__version__ = "0.1.0"
+__all__ = [
+    "Completion", "ContextOverflow", "Error", "ForkError", "FormatError", "Model", "OutOfMemory", "ParameterError",
+    "SamplingParams", "Unsupported", "formats", "isas", "load",
+]  # fmt: skip
+
+_LAZY = {"Completion": "completion", "Model": "llm", "load": "llm", "SamplingParams": "sampling"}
+
+
+def __getattr__(name: str) -> object:
+    """Imports what needs numpy or the tokenizer on first use: `import jiffy` alone takes milliseconds."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jiffy' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def isas() -> list[str]:
+    """The instruction sets that run on this CPU, slowest first."""
+    from . import _core
+
+    return _core.isas()
+
+
+def formats() -> list[str]:
+    """The weight formats that `load` packs."""
+    from . import _core
+
+    return _core.format_names()

@@ -1,0 +1,118 @@
+"""Tracing: an architecture's function calls the ops of a `Trace`, which writes them down as a flat program.
+
+Nothing is computed here. Integer weights need quantised activations: the trace adds one `quantize` for each distinct
+group among the consumers of a value. Fusion happens natively, later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import _core
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Node:
+    """A traced value: rows of `width` floats, or of int8 groups (group > 0), one a token or one an output."""
+
+    index: int
+    width: int
+    space: _core.Space = _core.Space.tokens
+    group: int = 0
+
+
+@dataclass
+class Trace:
+    """The program under construction. Each method appends an instruction and returns its result."""
+
+    values: list[_core.Value] = field(default_factory=list)
+    parameters: list[tuple[str, object]] = field(default_factory=list)
+    instructions: list[_core.Instruction] = field(default_factory=list)
+    _parameter_index: dict[int, int] = field(default_factory=dict)  # id(parameter) -> index: a tied matrix is one
+    _quantized: dict[tuple[int, int], Node] = field(default_factory=dict)  # (value, group) -> its q8 form
+
+    def embedding(self, table: _core.Weight) -> Node:
+        """Rows of table [vocab_size, dim], one for each token of the batch."""
+        return self._emit(_core.OpKind.embedding, [], table.cols, [table])
+
+    def rms_norm(self, x: Node, weight: np.ndarray, eps: float) -> Node:
+        """x / sqrt(mean(x^2) + eps) * weight."""
+        return self._emit(_core.OpKind.rms_norm, [x], x.width, [weight], eps=eps)
+
+    def linear(self, x: Node, weight: _core.Weight, bias: np.ndarray | None = None) -> Node:
+        """x weight^T (+ bias), weight [out, in]."""
+        if weight.group:
+            x = self._quantize(x, weight.group)
+        return self._emit(_core.OpKind.matmul, [x], weight.rows, [weight, bias])
+
+    def rope(self, x: Node, tables: RopeTables, *, n_heads: int) -> Node:
+        """Rotates each head of x by the position of its row."""
+        parameters = [tables.cosines, tables.sines]
+        return self._emit(_core.OpKind.rope, [x], x.width, parameters, n_heads=n_heads, head_dim=x.width // n_heads)
+
+    def attention(self, q: Node, k: Node, v: Node, *, layer: int, n_heads: int, n_kv_heads: int) -> Node:
+        """Stores k and v in the cache of `layer`, then attends causally over it."""
+        shape = {"layer": layer, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": q.width // n_heads}
+        self._append(_core.OpKind.kv_write, [k, v], [], [], **shape)
+        return self._emit(_core.OpKind.attention, [q], q.width, [], scale=shape["head_dim"] ** -0.5, **shape)
+
+    def add(self, a: Node, b: Node) -> Node:
+        return self._emit(_core.OpKind.add, [a, b], a.width, [])
+
+    def silu_mul(self, gate: Node, up: Node) -> Node:
+        """silu(gate) * up."""
+        return self._emit(_core.OpKind.silu_mul, [gate, up], up.width, [])
+
+    def select(self, x: Node) -> Node:
+        """The rows whose logits are asked for."""
+        return self._emit(_core.OpKind.select, [x], x.width, [], space=_core.Space.outputs)
+
+    def build(self, result: Node, context_length: int) -> _core.Program:
+        """Validates the whole program. Raises FormatError naming the instruction and the parameter."""
+        return _core.Program(self.values, self.parameters, self.instructions, result.index, context_length)
+
+    def _quantize(self, x: Node, group: int) -> Node:
+        key = (x.index, group)
+        if key not in self._quantized:
+            self._quantized[key] = self._emit(_core.OpKind.quantize, [x], x.width, [], group=group)
+        return self._quantized[key]
+
+    def _emit(self, op, inputs, width, parameters, *, space=None, group=0, **attributes) -> Node:
+        if space is None:
+            space = inputs[0].space if inputs else _core.Space.tokens
+        node = Node(len(self.values), width, space, group)
+        self.values.append(_core.Value(space, width, group))
+        self._append(op, inputs, [node], parameters, **attributes)
+        return node
+
+    def _append(self, op, inputs, outputs, parameters, **attributes) -> None:
+        indices = [-1 if p is None else self._index_of(p) for p in parameters]
+        values = [n.index for n in inputs], [n.index for n in outputs]
+        self.instructions.append(_core.Instruction(op, *values, indices, **attributes))
+
+    def _index_of(self, parameter) -> int:
+        if id(parameter) not in self._parameter_index:
+            self._parameter_index[id(parameter)] = len(self.parameters)
+            name = getattr(parameter, "name", f"parameter {len(self.parameters)}")
+            self.parameters.append((name, parameter))
+        return self._parameter_index[id(parameter)]
+
+
+@dataclass(frozen=True)
+class RopeTables:
+    """cosines and sines float32 [context, head_dim / 2] of position * theta^(-2 i / head_dim), computed in double."""
+
+    cosines: np.ndarray
+    sines: np.ndarray
+
+    @classmethod
+    def make(cls, context: int, head_dim: int, theta: float) -> RopeTables:
+        import numpy as np
+
+        frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+        angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
+        return cls(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))

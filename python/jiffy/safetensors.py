@@ -1,0 +1,147 @@
+"""Reads the heads of safetensors files: where the tensors lie, never the tensors themselves.
+
+Source: the safetensors format (huggingface/safetensors, README, "Format"):
+
+    u64 n (little endian), n bytes of JSON {name: {"dtype", "shape", "data_offsets": [begin, end]}}, data
+
+Offsets count from the start of the data, which the tensors cover without gap or overlap. The checks are those of the
+safetensors library, which the tests hold against ours; its own errors don't name the tensor, and it maps the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import FormatError, Unsupported, shown
+from .files import file_size, open_file, parse_json, read_into, read_json
+from .tensor_entry import TensorEntry, tensor_bytes
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_MAX_HEADER_BYTES = 1 << 25  # a tensor takes about 100 bytes; the format itself stops at 100 MB
+_MAX_DIMS = 8
+_DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
+
+
+def read_safetensors_folder(folder: Path) -> dict[str, TensorEntry]:
+    """The tensors of model.safetensors, or of the shards that model.safetensors.index.json names, by name.
+
+    Raises FormatError for damaged or missing files, an index that disagrees with its shards, and a shard outside of the
+    folder; Unsupported for a tensor that is not F32, F16 or BF16.
+    """
+    if os.path.exists(folder / _WEIGHTS):
+        return read_safetensors(folder / _WEIGHTS)
+    if os.path.exists(folder / _INDEX):
+        return _read_shards(folder)
+    raise FormatError(str(folder), expected=f"{_WEIGHTS} or {_INDEX}", found="neither")
+
+
+def read_safetensors(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of one file by name, in the order of their offsets. Raises FormatError, Unsupported."""
+    with open_file(path) as file:
+        size = file_size(file)
+        prefix = bytearray(8)
+        read_into(file, 0, memoryview(prefix), f"{path.name} header length")
+        n_bytes = int.from_bytes(prefix, "little")
+        limit = min(size - 8, _MAX_HEADER_BYTES)
+        if not 0 < n_bytes <= limit:
+            raise FormatError(f"{path.name} header length", expected=f"1 to {limit} bytes", found=str(n_bytes))
+        raw = bytearray(n_bytes)
+        read_into(file, 8, memoryview(raw), f"{path.name} header")
+    infos = parse_json(raw, f"{path.name} header")
+    _check_metadata(path, infos.pop("__metadata__", {}))
+    entries = [_entry(path, name, info, 8 + n_bytes) for name, info in infos.items()]
+    return _covering(path, entries, 8 + n_bytes, size)
+
+
+def _check_metadata(path: Path, metadata: object) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FormatError(f"{path.name} __metadata__", expected="an object of strings", found=shown(metadata))
+
+
+def _entry(path: Path, name: str, info: object, data: int) -> TensorEntry:
+    """One tensor of the header; `data` is where the file's data begins."""
+    where = f"{path.name} {name}"
+    if not isinstance(info, dict):
+        raise FormatError(where, expected="an object", found=shown(info))
+    dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise Unsupported(f"{where} dtype", expected=f"one of {', '.join(_DTYPES)}", found=shown(dtype))
+    if not _are_integers(shape, low=1) or len(shape) > _MAX_DIMS:
+        raise FormatError(f"{where} shape", expected=f"at most {_MAX_DIMS} positive integers", found=_listed(shape))
+    if not _are_integers(offsets, low=0) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise FormatError(f"{where} data_offsets", expected="[begin, end]", found=_listed(offsets))
+    begin, end = offsets
+    n_bytes = tensor_bytes(_DTYPES[dtype], tuple(shape))
+    if end - begin != n_bytes:
+        raise FormatError(
+            f"{where} data_offsets", expected=f"{n_bytes} bytes for {dtype} {shape}", found=f"{end - begin} bytes"
+        )
+    return TensorEntry(name, _DTYPES[dtype], tuple(shape), path, data + begin, n_bytes)
+
+
+def _are_integers(values: object, low: int) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= low for value in values)
+
+
+def _listed(values: object) -> str:
+    return str(values) if isinstance(values, list) and len(values) <= _MAX_DIMS else shown(values)
+
+
+def _covering(path: Path, entries: list[TensorEntry], data: int, size: int) -> dict[str, TensorEntry]:
+    """The entries by name, if they cover the data of the file from end to end."""
+    end = data
+    entries.sort(key=lambda entry: entry.offset)
+    for entry in entries:
+        if entry.offset != end:
+            raise FormatError(
+                f"{path.name} {entry.name} data_offsets",
+                expected=f"a begin at {end - data}, where the tensor before it ends",
+                found=str(entry.offset - data),
+            )
+        end += entry.n_bytes
+    if end != size:
+        raise FormatError(f"{path.name} data", expected=f"{end - data} bytes, as in the header", found=str(size - data))
+    return {entry.name: entry for entry in entries}
+
+
+def _read_shards(folder: Path) -> dict[str, TensorEntry]:
+    weight_map = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise FormatError(f"{_INDEX} weight_map", expected="an object", found=shown(weight_map))
+    tensors: dict[str, TensorEntry] = {}
+    for path in _shard_paths(folder, weight_map):
+        for name, entry in read_safetensors(path).items():
+            listed = weight_map.get(name)
+            if listed != path.name:
+                raise FormatError(f"{_INDEX} {name}", expected=f'"{path.name}", which has it', found=shown(listed))
+            tensors[name] = entry
+    for name, listed in weight_map.items():
+        if name not in tensors:
+            raise FormatError(f"{_INDEX} {name}", expected="a shard that has it", found=shown(listed))
+    return tensors
+
+
+def _shard_paths(folder: Path, weight_map: Mapping[str, object]) -> list[Path]:
+    """Every shard once. A shard may not lie outside of the folder, even by a symbolic link, except where the folder is
+    a snapshot in Hugging Face's cache (.../snapshots/<revision>), whose files are links into .../blobs."""
+    root = Path(os.path.realpath(folder))
+    homes = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    paths: dict[str, Path] = {}
+    for name, listed in weight_map.items():
+        if isinstance(listed, str) and listed in paths:
+            continue
+        where = f"{_INDEX} {name}"
+        if not isinstance(listed, str) or not _SHARD_NAME.fullmatch(listed):
+            raise FormatError(where, expected="a plain name like model-00001-of-00002.safetensors", found=shown(listed))
+        real = Path(os.path.realpath(root / listed))
+        if real.parent not in homes:
+            raise FormatError(where, expected="a file inside of the folder", found=f"{listed}, a link to {real}")
+        if not os.path.isfile(real):
+            raise FormatError(where, expected="a file inside of the folder", found=f"{listed}, which doesn't exist")
+        paths[listed] = folder / listed
+    return list(paths.values())

@@ -1,0 +1,120 @@
+"""Weights by name, packed when an architecture asks for them: a tensor is read in pieces, once, in program order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from . import _core
+from .errors import FormatError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .tensor_entry import TensorEntry
+
+_PIECE_BYTES = 16 << 20  # of a file, read at a time
+_F16_NORMAL, _F16_MAX = 2.0**-14, 65504.0
+_VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass
+class Packing:
+    """How tensors are packed. formats: names of `_core.format_names()`, or None to keep what the file holds.
+
+    report is called with the number of bytes of the file that have been packed since the last call.
+    """
+
+    pool: _core.ThreadPool
+    weights: str | None = None
+    head: str | None = None
+    report: Callable[[int], None] = lambda n_bytes: None
+    packed_bytes: int = 0
+    formats: dict[str, int] = field(default_factory=dict)  # format -> weights in it
+
+    def format_of(self, entry: TensorEntry) -> str:
+        chosen = self.head or self.weights if entry.name in _VOCABULARY else self.weights
+        return chosen or _core.natural_format(entry.dtype)
+
+    def count(self, weight: _core.Weight) -> None:
+        self.packed_bytes += weight.n_bytes
+        self.formats[weight.format] = self.formats.get(weight.format, 0) + weight.rows * weight.cols
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a checkpoint below a prefix of their names.
+
+    Every method raises FormatError naming the tensor for weights that are NaN or infinite.
+    """
+
+    tensors: Mapping[str, TensorEntry]
+    packing: Packing
+    prefix: str = ""
+
+    def at(self, name: str) -> Weights:
+        """The tensors below `name`."""
+        return replace(self, prefix=f"{self.prefix}{name}.")
+
+    def vector(self, name: str) -> np.ndarray:
+        """A one-dimensional tensor as float32 [n]."""
+        import numpy as np
+
+        entry = self.tensors[self.prefix + name]
+        raw = entry.read_rows(0, entry.n_rows).reshape(-1)
+        self.packing.report(raw.nbytes)
+        if entry.dtype == "bf16":
+            values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = raw.view({"f32": np.float32, "f16": np.float16}[entry.dtype]).astype(np.float32)
+        if not np.isfinite(values).all():
+            found = f"NaN or infinity at {int(np.flatnonzero(~np.isfinite(values))[0])}"
+            raise FormatError(entry.name, expected="finite weights", found=found)
+        return values
+
+    def matrix(self, name: str) -> _core.Weight:
+        """A matrix [out, in], packed."""
+        return self._pack([self.tensors[self.prefix + name]])[0]
+
+    def linear(self, name: str) -> tuple[_core.Weight, np.ndarray | None]:
+        """A matrix and its bias, if there is one."""
+        return self.matrix(f"{name}.weight"), self._bias(name)
+
+    def linear_pair(self, first: str, second: str):
+        """Two `linear`s of one shape that are always used together: interleaved in memory if their formats are equal."""
+        entries = [self.tensors[f"{self.prefix}{name}.weight"] for name in (first, second)]
+        if len({(self.packing.format_of(entry), entry.shape) for entry in entries}) > 1:
+            return self.linear(first), self.linear(second)
+        return tuple(zip(self._pack(entries), (self._bias(first), self._bias(second)), strict=True))
+
+    def _bias(self, name: str) -> np.ndarray | None:
+        return self.vector(f"{name}.bias") if f"{self.prefix}{name}.bias" in self.tensors else None
+
+    def _pack(self, entries: list[TensorEntry], f32_scales: bool = False) -> list[_core.Weight]:
+        rows, cols = entries[0].shape
+        shape = (rows, cols, self.packing.format_of(entries[0]), f32_scales)
+        if len(entries) == 2:
+            packed = list(_core.Weight.pair(entries[0].name, entries[1].name, *shape))
+        else:
+            packed = [_core.Weight(entries[0].name, *shape)]
+        for entry, weight in zip(entries, packed, strict=True):
+            self._fill(entry, weight, report=not f32_scales)
+        if not f32_scales and any(_outside_f16(weight) for weight in packed):
+            return self._pack(entries, f32_scales=True)
+        for weight in packed:
+            self.packing.count(weight)
+        return packed
+
+    def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool) -> None:
+        step = max(16, _PIECE_BYTES // entry.row_bytes // 16 * 16)
+        for begin in range(0, weight.rows, step):
+            rows = entry.read_rows(begin, min(begin + step, weight.rows))
+            weight.pack_rows(begin, rows, entry.dtype, self.packing.pool)
+            if report:
+                self.packing.report(rows.nbytes)
+
+
+def _outside_f16(weight: _core.Weight) -> bool:
+    """Whether float16 scales would overflow, or lose digits of the whole tensor (a tiny group in it loses nothing that counts)."""
+    return weight.group > 0 and not (weight.largest_scale == 0 or _F16_NORMAL <= weight.largest_scale <= _F16_MAX)

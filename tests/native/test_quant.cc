@@ -1,0 +1,152 @@
+// Formats, sources and packing against the slow oracle.
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "base/dtype.h"
+#include "check.h"
+#include "quant/reference.h"
+#include "quant/weight.h"
+
+namespace jiffy {
+namespace {
+
+TEST(format_names_parse_back) {
+  for (const std::string& name : format_names()) CHECK_EQ(parse_format(name, "weights").name(), name);
+  for (const char* bad : {"", "i5", "f32a", "i4g16", "I4", "i4aa"}) CHECK_THROWS(ErrorKind::kParameter, parse_format(bad, "weights"));
+}
+
+TEST(headers_and_codes_never_overlap) {
+  for (const std::string& name : format_names()) {
+    WeightFormat format = parse_format(name, "weights");
+    if (!format.quantized()) continue;
+    for (const ScaleType scale : {ScaleType::kF16, ScaleType::kF32}) {
+      format.scale = scale;
+      for (int64_t cols = 1; cols < 700; cols += 37) {
+        int64_t line = 0;  // walk the slab as a kernel does
+        for (int64_t g = 0; g < n_groups(format, cols); ++g) {
+          const bool header_here = !paired_header(format) || g % 2 == 0;
+          if (header_here) {
+            CHECK_EQ(header_offset(format, g), line * kLineBytes);
+            line += header_lines(format);
+          }
+          CHECK_EQ(codes_offset(format, g), line * kLineBytes);
+          line += lines_per_group(format);
+        }
+        CHECK_EQ(slab_bytes(format, cols), line * kLineBytes);
+      }
+    }
+  }
+}
+
+// A random block-quantised row, as bytes of a file.
+std::vector<uint8_t> random_blocks(SourceType type, int64_t blocks, unsigned seed) {
+  std::mt19937 rng(seed);
+  std::vector<uint8_t> bytes(static_cast<size_t>(source_row_bytes(type, blocks * kSourceBlock)));
+  for (uint8_t& b : bytes) b = static_cast<uint8_t>(rng());
+  const size_t block = bytes.size() / static_cast<size_t>(blocks);
+  for (size_t i = 0; i < bytes.size(); i += block) {
+    const uint16_t scale = f32_to_f16(std::ldexp(1.0f, -static_cast<int>(rng() % 12))), least = f32_to_f16(-0.3f);
+    std::memcpy(bytes.data() + i, &scale, 2);
+    if (type == SourceType::kQ4_1) std::memcpy(bytes.data() + i + 2, &least, 2);
+  }
+  return bytes;
+}
+
+TEST(block_sources_are_taken_over_without_loss) {
+  ThreadPool pool(2);
+  for (const SourceType type : {SourceType::kQ4_0, SourceType::kQ4_1, SourceType::kQ8_0}) {
+    const int64_t rows = 37, cols = 96;
+    const std::vector<uint8_t> bytes = random_blocks(type, rows * cols / kSourceBlock, 5);
+    const auto weight = Weight::create("w", rows, cols, natural_format(type));
+    weight->pack_rows(0, 32, bytes.data(), type, pool);
+    weight->pack_rows(32, 5, bytes.data() + 32 * source_row_bytes(type, cols), type, pool);
+    std::vector<float> row(static_cast<size_t>(cols));
+    for (int64_t r = 0; r < rows; ++r) {
+      decode_row(type, bytes.data() + r * source_row_bytes(type, cols), cols, row.data());
+      for (int64_t c = 0; c < cols; ++c) CHECK_EQ(static_cast<float>(reference_weight(weight->matrix(), r, c)), row[static_cast<size_t>(c)]);
+    }
+  }
+}
+
+TEST(packing_in_pieces_and_pairs_gives_the_same_bytes) {
+  ThreadPool pool(3);
+  std::mt19937 rng(1);
+  std::normal_distribution<float> normal;
+  const int64_t rows = 45, cols = 130;
+  std::vector<float> x(static_cast<size_t>(rows * cols));
+  for (float& v : x) v = normal(rng);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(x.data());
+  for (const std::string& name : format_names()) {
+    const WeightFormat format = parse_format(name, "weights");
+    const std::vector<uint8_t> expected = reference_pack(x.data(), rows, cols, format);
+    const auto [first, second] = Weight::create_pair("a", "b", rows, cols, format);
+    for (const auto& weight : {first, second}) {
+      for (int64_t begin = 0; begin < rows; begin += 16) {
+        weight->pack_rows(begin, std::min<int64_t>(16, rows - begin), bytes + begin * cols * 4, SourceType::kF32, pool);
+      }
+      for (int64_t slab = 0; slab < n_slabs(rows); ++slab) {
+        const int64_t size = slab_bytes(format, cols);
+        CHECK(std::memcmp(weight->matrix().slab(slab), expected.data() + slab * size, static_cast<size_t>(size)) == 0);
+      }
+    }
+  }
+}
+
+TEST(quantised_weights_are_within_half_a_step) {
+  ThreadPool pool(1);
+  std::mt19937 rng(2);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<size_t>(16 * 256));
+  for (float& v : x) v = normal(rng);
+  for (const std::string& name : format_names()) {
+    const WeightFormat format = parse_format(name, "weights");
+    const auto weight = Weight::create("w", 16, 256, format);
+    weight->pack_rows(0, 16, reinterpret_cast<const uint8_t*>(x.data()), SourceType::kF32, pool);
+    for (int64_t r = 0; r < 16; ++r) {
+      for (int64_t c = 0; c < 256; ++c) {
+        const int64_t group = c / format.group * format.group;
+        double most = 0.0;
+        for (int64_t i = group; i < group + format.group; ++i) most = std::max(most, std::fabs(static_cast<double>(x[static_cast<size_t>(r * 256 + i)])));
+        // Half a step, and f16 rounding of header values that are at most 2^7 steps; symmetric i4 clips at 7/8 of one side.
+        const double steps = format.bits == 8 ? 127.0 : format.bits == 4 ? (format.offset == Offset::kNone ? 8.0 : 7.5) : 1e30;
+        const double clipped = format.bits == 4 && format.offset == Offset::kNone ? 1.0 : 0.5;
+        const double bound = most / steps * clipped + most * 0x1p-10;
+        CHECK(std::fabs(reference_weight(weight->matrix(), r, c) - x[static_cast<size_t>(r * 256 + c)]) <= bound);
+      }
+    }
+  }
+}
+
+TEST(bad_weights_name_the_tensor_and_the_row) {
+  ThreadPool pool(2);
+  for (const float bad : {NAN, INFINITY}) {
+    std::vector<float> x(static_cast<size_t>(20 * 40), 1.0f);
+    x[static_cast<size_t>(17 * 40 + 3)] = bad;
+    const auto weight = Weight::create("layers.0.w", 20, 40, {.bits = 4, .group = 32});
+    try {
+      weight->pack_rows(0, 20, reinterpret_cast<const uint8_t*>(x.data()), SourceType::kF32, pool);
+      CHECK(false);
+    } catch (const Error& e) {
+      CHECK_EQ(e.where, std::string("layers.0.w"));
+      CHECK(e.found.find("row 17") != std::string::npos);
+    }
+  }
+}
+
+TEST(absurd_sizes_and_row_ranges_are_errors) {
+  ThreadPool pool(1);
+  const WeightFormat i4{.bits = 4, .group = 32};
+  CHECK_THROWS(ErrorKind::kParameter, Weight::create("w", 0, 4, i4));
+  CHECK_THROWS(ErrorKind::kParameter, Weight::create("w", 4, -1, i4));
+  CHECK_THROWS(ErrorKind::kOutOfMemory, Weight::create("w", INT32_MAX, INT32_MAX, i4));
+  const auto weight = Weight::create("w", 20, 40, i4);
+  std::vector<uint8_t> bytes(static_cast<size_t>(40 * 40 * 4));
+  CHECK_THROWS(ErrorKind::kParameter, weight->pack_rows(8, 4, bytes.data(), SourceType::kF32, pool));
+  CHECK_THROWS(ErrorKind::kParameter, weight->pack_rows(16, 5, bytes.data(), SourceType::kF32, pool));
+  CHECK_THROWS(ErrorKind::kFormat, weight->pack_rows(0, 4, bytes.data(), SourceType::kQ4_0, pool));
+}
+
+}  // namespace
+}  // namespace jiffy
