@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "base/buffer.h"
+#include "base/error.h"
 #include "bindings/bindings.h"
 #include "quant/weight.h"
 

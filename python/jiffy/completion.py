@@ -51,7 +51,7 @@ class Progress:
     last: float = 0.0
 
     def __post_init__(self) -> None:
-        self._stream = self.tokenizer.stream()
+        self._stream = self.tokenizer.decode_stream()
         self._text = ""
         self._given = 0
 
@@ -62,9 +62,9 @@ class Progress:
             self.first = self.last
         self.token_ids.append(token)
         if not (reason == "stop" and token in self.eos_ids):
-            self._text += self._stream.put(token)
+            self._text += self._stream.push(token)
         if finished:
-            self._text += self._stream.finish()
+            self._text += self._stream.flush()
             self.finish_reason = reason
         self._cut_at_stop()
         certain = len(self._text) if self.finish_reason else self._certain()

@@ -79,23 +79,12 @@ def sentencepiece(*, byte_tokens: bool, drop_first_space: bool) -> Spelling:
     return Spelling(piece, drop_first_space)
 
 
-def word_pieces(prefix: str) -> Spelling:
-    """BERT's way: a token that doesn't begin with `prefix` begins a new word."""
-
-    def piece(token: str) -> bytes:
-        return (token.removeprefix(prefix) if prefix and token.startswith(prefix) else " " + token).encode()
-
-    return Spelling(piece, drop_first_space=True)
-
-
 def from_decoder(decoder: dict[str, object] | None) -> Spelling:
     """The spelling that a "decoder" of a Hugging Face tokenizer.json describes; Unsupported for rarer ones."""
     steps = decoder.get("decoders") if decoder and decoder.get("type") == "Sequence" else [decoder or {"type": None}]
     kinds = {step["type"]: step for step in steps}
     if list(kinds) == ["ByteLevel"]:
         return byte_level()
-    if list(kinds) == ["WordPiece"]:
-        return word_pieces(kinds["WordPiece"]["prefix"])
     if list(kinds) == ["Metaspace"] and kinds["Metaspace"]["replacement"] == SPACE:
         return sentencepiece(byte_tokens=False, drop_first_space=kinds["Metaspace"]["prepend_scheme"] != "never")
     if "Replace" in kinds and kinds.keys() <= {"Replace", "ByteFallback", "Fuse", "Strip"}:
@@ -103,7 +92,7 @@ def from_decoder(decoder: dict[str, object] | None) -> Spelling:
         first_space = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
         if kinds["Replace"] == spaces and kinds.get("Strip", first_space) == first_space:
             return sentencepiece(byte_tokens="ByteFallback" in kinds, drop_first_space="Strip" in kinds)
-    expected = "a byte-level, WordPiece, Metaspace or SentencePiece decoder"
+    expected = "a byte-level, Metaspace or SentencePiece decoder"
     raise Unsupported("tokenizer.json decoder", expected=expected, found=shown(", ".join(map(str, kinds))))
 
 

@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "base/dtype.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/select.h"
 #include "check.h"

@@ -1,0 +1,103 @@
+"""A tokenizer out of a Hugging Face folder: tokenizer.json, tokenizer_config.json and what else names special tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tokenizers import Tokenizer as Library
+
+from .config import Fields
+from .errors import FormatError, shown
+from .files import file_size, open_file, read_into, read_json
+from .spelling import from_decoder
+from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors
+
+_MAX_TOKENIZER_BYTES = 1 << 27  # the largest known (262k tokens) has 33 MB
+_MAX_TEMPLATE_BYTES = 1 << 20
+
+
+def vocabulary_from_folder(folder: Path) -> Vocabulary:
+    """Raises FormatError that names the file and the key, Unsupported for rare decoders."""
+    where = "tokenizer.json"
+    with library_errors(where, "a tokenizer of the tokenizers library"):
+        library = Library.from_buffer(_read(folder / where, _MAX_TOKENIZER_BYTES))
+        library.no_truncation()
+        library.no_padding()
+        ids = library.get_vocab(with_added_tokens=True)
+        decoder = json.loads(library.decoder.__getstate__()) if library.decoder is not None else None
+    vocab_size = max(ids.values(), default=-1) + 1
+    if not 0 < vocab_size <= MAX_VOCAB:
+        raise FormatError(f"{where} vocab", expected=f"ids below {MAX_VOCAB}", found=f"{vocab_size - 1}")
+    config = _optional(folder, "tokenizer_config.json")
+    bos_id = _token_id(config, "bos_token", ids)
+    probed = library.encode("").ids[:1] == [bos_id]  # a post-processor can add tokens; of those only bos counts
+    return Vocabulary(
+        library=library,
+        added={token_id: _same(token) for token_id, token in sorted(library.get_added_tokens_decoder().items())},
+        spelling=from_decoder(decoder),
+        vocab_size=vocab_size,
+        bos_id=bos_id,
+        add_bos=config.boolean("add_bos_token", default=probed) and bos_id is not None,
+        eos_ids=_eos_ids(folder, config, ids, vocab_size),
+        chat_template=_chat_template(folder, config),
+        unknown_id=ids.get(getattr(library.model, "unk_token", None), _token_id(config, "unk_token", ids)),
+    )
+
+
+def _same(token):
+    flags = ("lstrip", "rstrip", "single_word", "normalized")
+    return added_token(token.content, token.special, **{flag: getattr(token, flag) for flag in flags})
+
+
+def _token_id(config: Fields, key: str, ids: dict[str, int]) -> int | None:
+    """The id of a special token, which is written as its text or as an object with "content"."""
+    value = config.get(key)
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is None:
+        return None
+    if not isinstance(text, str) or text not in ids:
+        raise config.error(key, "a token of tokenizer.json", value)
+    return ids[text]
+
+
+def _eos_ids(folder: Path, config: Fields, ids: dict[str, int], vocab_size: int) -> tuple[int, ...]:
+    """All that the folder names: a chat model's generation_config.json often adds the end of a turn."""
+    files = [_optional(folder, name) for name in ("config.json", "generation_config.json")]
+    token_id = _token_id(config, "eos_token", ids)
+    named = [] if token_id is None else [token_id]
+    listed = [one for file in files for one in file.ids("eos_token_id", vocab_size)]
+    return tuple(dict.fromkeys([*named, *listed]))
+
+
+def _chat_template(folder: Path, config: Fields) -> str | None:
+    """chat_template.jinja, else "chat_template" of tokenizer_config.json: a text, or named ones with a "default"."""
+    path = folder / "chat_template.jinja"
+    if os.path.exists(path):
+        try:
+            return _read(path, _MAX_TEMPLATE_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(path.name, expected="UTF-8", found=f"another byte at {error.start}") from None
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        named = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
+        value = named.get("default")
+    if value is not None and not isinstance(value, str):
+        raise config.error("chat_template", "a text, or a list of named texts", value)
+    return value
+
+
+def _optional(folder: Path, name: str) -> Fields:
+    path = folder / name
+    return Fields(read_json(path) if os.path.exists(path) else {}, name)
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    with open_file(path) as file:
+        size = file_size(file)
+        if size > max_bytes:
+            raise FormatError(path.name, expected=f"at most {max_bytes} bytes", found=shown(size))
+        raw = bytearray(size)
+        read_into(file, 0, memoryview(raw), path.name)
+    return bytes(raw)
