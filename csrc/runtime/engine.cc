@@ -14,7 +14,7 @@ const EngineOptions& checked(const EngineOptions& options, const Program& progra
   const auto check = [](const char* name, int64_t value, int64_t most) {
     if (value < 1 || value > most) fail(ErrorKind::kParameter, name, "1 to " + std::to_string(most), std::to_string(value));
   };
-  check("context", options.context, program.context_length());
+  check("context", options.context, std::min<int64_t>(program.context_length(), INT32_MAX));  // positions are int32
   check("max_batch", options.max_batch, 1 << 16);
   check("prefill_chunk", options.prefill_chunk, 1 << 16);
   return options;
@@ -61,30 +61,51 @@ int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params) {
   sequence->id = next_id_++;
   sequence->n_prompt = static_cast<int64_t>(prompt.size());
   sequence->tokens = std::move(prompt);
+  const int64_t room = options_.context + 1 - sequence->n_prompt;  // the last token is never computed
+  sequence->tokens.reserve(static_cast<size_t>(sequence->n_prompt + std::min(params.max_tokens, room)));
   sequence->params = std::move(params);
   const int64_t id = sequence->id;
   scheduler_.add(std::move(sequence));
   return id;
 }
 
-// Samples the token behind a sequence whose tokens are all computed.
-TokenEvent Engine::advance(Sequence& s, const float* logits) {
+// The token behind a sequence whose tokens are all computed.
+TokenEvent Engine::choose(const Sequence& s, const float* logits) {
   TokenEvent event{.request = s.id, .token = 0, .reason = FinishReason::kNone, .error = nullptr};
   const std::optional<int32_t> token = sampler_.sample(logits, vocab_size(), s.params, s.n_generated());
   if (!token) {
     event.reason = FinishReason::kError;
-    event.error = std::make_shared<const Error>(ErrorKind::kFormat, "logits", "finite numbers", "NaN or infinity: the weights overflow");
+    event.error = std::make_shared<const Error>(ErrorKind::kFormat, "logits", "finite numbers",
+                                                "NaN or infinity: the weights overflow");
     return event;
   }
   event.token = *token;
-  s.tokens.push_back(*token);
   const std::vector<int32_t>& stops = s.params.stop_ids;
   if (!s.params.ignore_eos && std::find(stops.begin(), stops.end(), *token) != stops.end()) {
     event.reason = FinishReason::kStop;
-  } else if (s.n_generated() >= s.params.max_tokens || s.n_tokens() > options_.context) {
+  } else if (s.n_generated() + 1 >= s.params.max_tokens || s.n_tokens() >= options_.context) {
     event.reason = FinishReason::kLength;
   }
   return event;
+}
+
+// Allocates nothing, so that a step is done for all of its sequences or for none.
+void Engine::commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events) {
+  auto event = events.begin();
+  for (const Slice& slice : slices) {
+    slice.sequence->n_computed += slice.count;
+    if (slice.output) slice.sequence->tokens.push_back((event++)->token);
+  }
+  for (const TokenEvent& e : events) {
+    if (e.reason != FinishReason::kNone) scheduler_.remove(e.request);
+  }
+}
+
+void Engine::reserve_logits(int64_t n_outputs) {
+  const size_t bytes = static_cast<size_t>(n_outputs * vocab_size()) * sizeof(float);
+  if (logits_.size() >= bytes) return;
+  logits_ = Buffer();  // first the old memory back, then the new
+  logits_ = Buffer::allocate(bytes, "logits of " + std::to_string(n_outputs) + " sequences");
 }
 
 std::vector<TokenEvent> Engine::step(const Interrupted& interrupted) {
@@ -92,23 +113,14 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted) {
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
   const Batch batch(slices);
-  const size_t bytes = static_cast<size_t>(batch.n_outputs() * vocab_size()) * sizeof(float);
-  if (logits_.size() < bytes) {
-    logits_ = Buffer();
-    logits_ = Buffer::allocate(bytes, "logits of " + std::to_string(batch.n_outputs()) + " sequences");
-  }
+  reserve_logits(batch.n_outputs());
   if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted)) throw Interruption();
   std::vector<TokenEvent> events;
-  const float* row = logits_.as<float>();
   for (const Slice& slice : slices) {
-    slice.sequence->n_computed += slice.count;
-    if (!slice.output) continue;
-    events.push_back(advance(*slice.sequence, row));
-    row += vocab_size();
+    const int64_t row = static_cast<int64_t>(events.size());
+    if (slice.output) events.push_back(choose(*slice.sequence, logits_.as<float>() + row * vocab_size()));
   }
-  for (const TokenEvent& event : events) {
-    if (event.reason != FinishReason::kNone) scheduler_.remove(event.request);
-  }
+  commit(slices, events);
   return events;
 }
 

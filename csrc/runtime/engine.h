@@ -33,7 +33,8 @@ struct Interruption : std::exception {
   const char* what() const noexcept override { return "interrupted"; }
 };
 
-// Every call may come from any thread, one at a time goes on; each throws kFork in a forked child.
+// Every call may come from any thread, one at a time goes on; each throws kFork in a forked child. A step that throws
+// has changed no token of any sequence: the next one does its work again.
 class Engine {
  public:
   // Throws kParameter, kOutOfMemory.
@@ -61,7 +62,9 @@ class Engine {
  private:
   std::unique_lock<std::mutex> enter() const;
   void check_tokens(const std::vector<int32_t>& tokens) const;
-  TokenEvent advance(Sequence& sequence, const float* logits);
+  void reserve_logits(int64_t n_outputs);
+  TokenEvent choose(const Sequence& sequence, const float* logits);
+  void commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events);
 
   const int64_t process_;
   std::shared_ptr<const Program> program_;
@@ -69,7 +72,7 @@ class Engine {
   const Kernels& kernels_;
   const EngineOptions options_;
   Executor executor_;
-  mutable KVCache cache_;
+  KVCache cache_;
   Scheduler scheduler_;
   Sampler sampler_;
   Buffer logits_;  // [outputs of the largest step so far, vocab_size]

@@ -9,23 +9,18 @@ namespace jiffy {
 
 class KVCache {
  public:
-  // Room for `positions`; the operating system commits a block's pages when it is first used. Throws kOutOfMemory.
-  KVCache(const KvLayout& shape, int64_t positions)
-      : pool_((positions + kBlockSize - 1) / kBlockSize),
-        memory_(Buffer::allocate(static_cast<size_t>(pool_.n_blocks() * shape.block_floats()) * sizeof(float),
-                                 "the KV cache of " + std::to_string(positions) + " positions")),
-        layout_(shape) {
-    layout_.data = memory_.as<float>();
-  }
+  // Room for `positions` >= 0; the operating system commits a block's pages when it is first used. Throws kOutOfMemory.
+  KVCache(const KvLayout& shape, int64_t positions);
 
   const KvLayout& layout() const { return layout_; }
   BlockPool& pool() { return pool_; }
+  const BlockPool& pool() const { return pool_; }
   int64_t n_bytes() const { return static_cast<int64_t>(memory_.size()); }
 
  private:
-  BlockPool pool_;
   Buffer memory_;
   KvLayout layout_;
+  BlockPool pool_;
 };
 
 }  // namespace jiffy

@@ -20,6 +20,7 @@ void Scheduler::preempt_last() {
 
 bool Scheduler::reserve(Sequence& sequence, int64_t positions) {
   const size_t wanted = static_cast<size_t>((positions + kBlockSize - 1) / kBlockSize);
+  sequence.block_table.reserve(wanted);  // so that no block is lost between the pool and the table
   while (sequence.block_table.size() < wanted) {
     if (const std::optional<int32_t> block = pool_.allocate()) {
       sequence.block_table.push_back(*block);
@@ -65,6 +66,7 @@ void Scheduler::drop_preempted(std::vector<Slice>& slices) const {
 
 std::vector<Slice> Scheduler::schedule() {
   std::vector<Slice> slices;
+  slices.reserve(static_cast<size_t>(std::min(max_batch_, n_running() + n_waiting())));
   int64_t budget = prefill_chunk_;
   plan_running(slices, true, budget);
   plan_running(slices, false, budget);

@@ -25,7 +25,9 @@ struct Slice {
 class Scheduler {
  public:
   Scheduler(BlockPool& pool, int64_t max_batch, int64_t prefill_chunk)
-      : pool_(pool), max_batch_(max_batch), prefill_chunk_(prefill_chunk) {}
+      : pool_(pool), max_batch_(max_batch), prefill_chunk_(prefill_chunk) {
+    running_.reserve(static_cast<size_t>(max_batch));
+  }
 
   void add(std::unique_ptr<Sequence> sequence);
 

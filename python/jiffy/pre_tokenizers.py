@@ -45,7 +45,9 @@ _LLAMA3_MERGED = PreTokenizerType(_LLAMA3.patterns)
 _QWEN2 = PreTokenizerType((_later(r"\p{N}"),))
 _QWEN35 = PreTokenizerType((_later(r"\p{N}", r"[\p{L}\p{M}]", r"\s\p{L}\p{M}\p{N}"),))
 _FALCON = PreTokenizerType((_PUNCTUATION, _GPT2, _THREE_DIGITS))
-_DEEPSEEK_CODER = PreTokenizerType((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}"))
+_DEEPSEEK_CODER = PreTokenizerType(
+    (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}")
+)
 
 PRE_TOKENIZERS: dict[str, PreTokenizerType] = {
     "default": _DEFAULT,

@@ -23,7 +23,7 @@ class Spelling:
 
 
 class TextStream:
-    """Text from token ids as they come. What `push` and `flush` return, joined, is `Tokenizer.decode` of all the ids.
+    """Text from token ids as they come. What `put` and `finish` return, joined, is `Tokenizer.decode` of all the ids.
 
     A character whose bytes are spread over tokens is held back until it is whole; bytes that can never become a
     character turn into U+FFFD, as the Unicode standard recommends (one for every maximal part). An id costs the same
@@ -38,7 +38,7 @@ class TextStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._position = 0
 
-    def push(self, token_id: int) -> str:
+    def put(self, token_id: int) -> str:
         """The text that this id completes, often "". Raises ParameterError for an id outside of the vocabulary."""
         piece = self._piece(token_id, self._position)
         self._position += 1
@@ -47,13 +47,15 @@ class TextStream:
             self._drop_next = False
         return self._utf8.decode(piece)
 
-    def flush(self) -> str:
+    def finish(self) -> str:
         """The end of the text: U+FFFD if half a character is held back, else "". The next id begins a new text."""
         tail = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         self._drop_next = self._drops
         self._position = 0
         return tail
+
+    push, flush = put, finish
 
 
 def byte_level() -> Spelling:

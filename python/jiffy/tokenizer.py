@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-
-from tokenizers import Tokenizer as Library
+from typing import TYPE_CHECKING
 
 from .errors import ParameterError, shown
 from .spelling import TextStream
 from .text_cuts import cuts
-from .tokenizer_gguf import vocabulary_from_gguf
-from .tokenizer_hf import vocabulary_from_folder
 from .vocabulary import Vocabulary, library_errors
+
+if TYPE_CHECKING:  # the library takes a while to import
+    from tokenizers import Tokenizer as Library
 
 _MAX_TEXT_BYTES = 64 << 20
 
@@ -24,7 +24,8 @@ class Tokenizer:
     """Text to token ids and back.
 
     vocab_size: ids are 0 to vocab_size - 1. bos_id: what begins a text, or None; add_bos: the model wants it there.
-    eos_ids: all ids that end a text. chat_template: the file's jinja template, or None.
+    eos_ids: all ids that end a text. special_tokens: id by text; special_ids: the same ids. chat_template: the file's
+    jinja template, or None.
     """
 
     def __init__(self, vocabulary: Vocabulary, where: str) -> None:
@@ -42,14 +43,23 @@ class Tokenizer:
         self.special_ids = frozenset(self.special_tokens.values())
 
     @classmethod
-    def from_file(cls, folder: str | Path) -> Tokenizer:
+    def from_source(cls, source: Path | Mapping[str, object]) -> Tokenizer:
+        """From a Hugging Face folder or from a GGUF file's metadata. Raises FormatError, Unsupported."""
+        return cls.from_gguf(source) if isinstance(source, Mapping) else cls.from_folder(source)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
         """From a Hugging Face folder: tokenizer.json and, where they exist, tokenizer_config.json,
         generation_config.json, config.json and chat_template.jinja. Raises FormatError, Unsupported."""
+        from .tokenizer_hf import vocabulary_from_folder
+
         return cls(vocabulary_from_folder(Path(folder)), "tokenizer.json")
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, object], where: str = "gguf") -> Tokenizer:
         """From a GGUF file's metadata; `where` names the file in errors. Raises FormatError, Unsupported."""
+        from .tokenizer_gguf import vocabulary_from_gguf
+
         return cls(vocabulary_from_gguf(metadata, where), where)
 
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
@@ -78,11 +88,11 @@ class Tokenizer:
 
         Raises ParameterError that names the position of an id outside of the vocabulary.
         """
-        stream = self.decode_stream(skip_special=skip_special)
-        return "".join([*map(stream.push, ids), stream.flush()])
+        stream = self.stream(skip_special=skip_special)
+        return "".join([*map(stream.put, ids), stream.finish()])
 
-    def decode_stream(self, *, skip_special: bool = True) -> TextStream:
-        """Decodes ids as they come: `push(id)` and `flush()` return the text that became certain."""
+    def stream(self, *, skip_special: bool = True) -> TextStream:
+        """Decodes ids as they come: `put(id)` and `finish()` return the text that became certain."""
         skipped = self.special_ids if skip_special else frozenset()
 
         def piece(token_id: int, position: int) -> bytes:
@@ -90,6 +100,8 @@ class Tokenizer:
             return b"" if token_id in skipped else self._piece(token_id)
 
         return TextStream(piece, self._vocabulary.spelling.drop_first_space)
+
+    decode_stream = stream
 
     def id_to_token(self, token_id: int) -> str:
         """The token as its file writes it, "" for an unused id. Raises ParameterError outside of the vocabulary."""

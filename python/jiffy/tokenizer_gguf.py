@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 from tokenizers.models import BPE
 from tokenizers.normalizers import Prepend, Replace
@@ -13,7 +14,7 @@ from tokenizers.normalizers import Sequence as Normalizers
 from .config import Fields
 from .errors import FormatError, Unsupported, shown
 from .pre_tokenizers import PRE_TOKENIZERS
-from .spelling import SPACE, byte_level, sentencepiece
+from .spelling import SPACE, Spelling, byte_level, sentencepiece
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors
 
 _PREFIX = "tokenizer.ggml"
@@ -63,7 +64,7 @@ class _Tokens:
         if len(self.ids) < len(self.texts) - self.texts.count(""):
             self._refuse_twins()
 
-    def added(self) -> dict:
+    def added(self) -> dict[int, AddedToken]:
         """Tokens of the types unknown, control and user-defined, by id."""
         return {
             token_id: added_token(self.texts[token_id], special=kind != _USER_DEFINED, normalized=False)
@@ -88,11 +89,12 @@ class _Tokens:
         for token_id, text in enumerate(self.texts):
             if text and self.ids[text] != token_id:
                 place = self._fields.place(f"{_PREFIX}.tokens[{token_id}]")
-                raise FormatError(place, expected="every token once", found=f"{shown(text)}, token {self.ids[text]} too")
+                found = f"{shown(text)}, token {self.ids[text]} too"
+                raise FormatError(place, expected="every token once", found=found)
 
 
-def _byte_level(fields: Fields, tokens: _Tokens):
-    """GPT-2's byte-level BPE."""
+def _byte_level(fields: Fields, tokens: _Tokens) -> tuple[Library, Spelling, bool]:
+    """GPT-2's byte-level BPE: the library's tokenizer, its spelling, and whether a text begins with BOS by default."""
     key = f"{_PREFIX}.pre"
     name = fields.text(key, default="default")
     if name not in PRE_TOKENIZERS:
@@ -105,7 +107,7 @@ def _byte_level(fields: Fields, tokens: _Tokens):
     return library, byte_level(), pre.add_bos
 
 
-def _sentencepiece(fields: Fields, tokens: _Tokens):
+def _sentencepiece(fields: Fields, tokens: _Tokens) -> tuple[Library, Spelling, bool]:
     """SentencePiece's BPE with byte fallback; which pair to merge next is said by scores, not by a list of merges."""
     scores = _numbers(fields, f"{_PREFIX}.scores", len(tokens.texts), "f")
     if not np.isfinite(scores).all():
@@ -122,8 +124,10 @@ def _sentencepiece(fields: Fields, tokens: _Tokens):
 
 
 def _merges_in_file(fields: Fields, ids: dict[str, int]) -> list[tuple[str, str]]:
+    """The merges in their order; a file may leave them out."""
     pairs = []
-    for index, merge in enumerate(_strings(fields, f"{_PREFIX}.merges")):
+    listed = fields.get(f"{_PREFIX}.merges") is not None
+    for index, merge in enumerate(_strings(fields, f"{_PREFIX}.merges") if listed else ()):
         left, _, right = merge.partition(" ")
         if left not in ids or right not in ids or left + right not in ids:
             key = f"{_PREFIX}.merges[{index}]"

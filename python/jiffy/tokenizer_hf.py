@@ -1,4 +1,4 @@
-"""A tokenizer out of a Hugging Face folder: tokenizer.json, tokenizer_config.json and what else names special tokens."""
+"""A tokenizer out of a Hugging Face folder: tokenizer.json and the files that name its special tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
 from .config import Fields
@@ -46,7 +47,7 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     )
 
 
-def _same(token):
+def _same(token: AddedToken) -> AddedToken:
     flags = ("lstrip", "rstrip", "single_word", "normalized")
     return added_token(token.content, token.special, **{flag: getattr(token, flag) for flag in flags})
 

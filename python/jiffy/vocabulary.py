@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as Library
+from typing import TYPE_CHECKING
 
 from .errors import Error, FormatError
 from .spelling import Spelling
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Library
 
 MAX_VOCAB = 1 << 22
 
@@ -41,6 +43,8 @@ class Vocabulary:
 
     def assemble(self, where: str) -> Library:
         """A library tokenizer of its own: it shares the model, but none of the flags, with all others."""
+        from tokenizers import Tokenizer as Library
+
         library = Library(self.library.model)
         if self.library.normalizer is not None:
             library.normalizer = self.library.normalizer
@@ -56,6 +60,8 @@ class Vocabulary:
 
 def added_token(content: str, special: bool, **flags: bool) -> AddedToken:
     """A token found in text before all else; special ones only where the caller asks for them."""
+    from tokenizers import AddedToken
+
     special = special or _LOOKS_SPECIAL.fullmatch(content) is not None
     return AddedToken(content, special=special, **flags)
 

@@ -1,0 +1,33 @@
+#include "runtime/kv_cache.h"
+
+#include <cstddef>
+#include <limits>
+#include <string>
+
+#include "base/error.h"
+
+namespace jiffy {
+namespace {
+
+int64_t n_blocks_for(int64_t positions) { return positions / kBlockSize + (positions % kBlockSize != 0); }
+
+Buffer allocate(const KvLayout& shape, int64_t positions) {
+  const std::string what = "the KV cache of " + std::to_string(positions) + " positions";
+  const int64_t n_blocks = n_blocks_for(positions);
+  const int64_t block_bytes = shape.block_floats() * static_cast<int64_t>(sizeof(float));
+  size_t bytes = 0;
+  if (n_blocks > std::numeric_limits<int32_t>::max() || __builtin_mul_overflow(n_blocks, block_bytes, &bytes)) {
+    fail(ErrorKind::kOutOfMemory, what, "at most 2147483647 blocks in 2^64 bytes",
+         std::to_string(n_blocks) + " blocks of " + std::to_string(block_bytes) + " bytes");
+  }
+  return Buffer::allocate(bytes, what);
+}
+
+}  // namespace
+
+KVCache::KVCache(const KvLayout& shape, int64_t positions)
+    : memory_(allocate(shape, positions)), layout_(shape), pool_(n_blocks_for(positions)) {
+  layout_.data = memory_.as<float>();
+}
+
+}  // namespace jiffy
