@@ -49,14 +49,14 @@ const char* reason_name(const TokenEvent& event) {
   return nullptr;
 }
 
-std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool, const std::string& isa,
-                                    int64_t context, int64_t max_batch, int64_t prefill_chunk) {
+std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
+                                    const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk) {
   const EngineOptions options{.context = context, .max_batch = max_batch, .prefill_chunk = prefill_chunk};
   return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options);
 }
 
-int64_t add(Engine& engine, std::vector<int32_t> prompt, int64_t max_tokens, float temperature, int64_t top_k, float top_p, float min_p,
-            uint64_t seed, bool ignore_eos, std::vector<int32_t> stop_ids) {
+int64_t add(Engine& engine, std::vector<int32_t> prompt, int64_t max_tokens, float temperature, int64_t top_k,
+            float top_p, float min_p, uint64_t seed, bool ignore_eos, std::vector<int32_t> stop_ids) {
   return engine.add(std::move(prompt), {.max_tokens = max_tokens,
                                         .temperature = temperature,
                                         .top_k = top_k,
@@ -75,14 +75,16 @@ void bind_engine(py::module_& m) {
       .def_readonly("token", &TokenEvent::token)
       .def_property_readonly("finished", [](const TokenEvent& e) { return e.reason != FinishReason::kNone; })
       .def_property_readonly("reason", &reason_name)
-      .def_property_readonly("error", [](const TokenEvent& e) { return e.error ? make_exception(*e.error) : py::none(); });
+      .def_property_readonly("error",
+                             [](const TokenEvent& e) { return e.error ? make_exception(*e.error) : py::none(); });
 
   const py::call_guard<py::gil_scoped_release> without_gil;
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
-      .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"), py::arg("context"),
-           py::arg("max_batch"), py::arg("prefill_chunk"))
-      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("max_tokens"), py::arg("temperature"), py::arg("top_k"),
-           py::arg("top_p"), py::arg("min_p"), py::arg("seed"), py::arg("ignore_eos"), py::arg("stop_ids"), without_gil)
+      .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
+           py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"))
+      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("max_tokens"), py::arg("temperature"),
+           py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("seed"), py::arg("ignore_eos"),
+           py::arg("stop_ids"), without_gil)
       .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
       .def("logits", &logits, py::arg("token_ids"), "float32 [n_tokens, vocab_size]")

@@ -27,7 +27,8 @@ void add_parameter(ProgramSpec& spec, const std::string& name, const py::object&
     spec.owners.push_back(weight);
   } else {
     const auto array = FloatArray::ensure(value);
-    if (!array || array.ndim() < 1 || array.ndim() > 2) fail(ErrorKind::kFormat, name, "an array of one or two dimensions", "another object");
+    if (!array || array.ndim() < 1 || array.ndim() > 2)
+      fail(ErrorKind::kFormat, name, "an array of one or two dimensions", "another object");
     p.rows = array.ndim() == 2 ? array.shape(0) : 1;
     p.cols = array.shape(array.ndim() - 1);
     auto copy = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(array.nbytes()), name));
@@ -38,7 +39,8 @@ void add_parameter(ProgramSpec& spec, const std::string& name, const py::object&
   spec.parameters.push_back(std::move(p));
 }
 
-std::shared_ptr<Program> build(std::vector<Value> values, const std::vector<std::pair<std::string, py::object>>& parameters,
+std::shared_ptr<Program> build(std::vector<Value> values,
+                               const std::vector<std::pair<std::string, py::object>>& parameters,
                                std::vector<Instruction> instructions, int result, int64_t context_length) {
   ProgramSpec spec{.values = std::move(values),
                    .parameters = {},
@@ -68,22 +70,25 @@ void bind_program(py::module_& m) {
       .value("select", OpKind::kSelect);
 
   py::class_<Value>(m, "Value")
-      .def(py::init([](Space space, int64_t width, int64_t group) { return Value{space, width, group}; }), py::arg("space"),
-           py::arg("width"), py::arg("group") = 0);
+      .def(py::init([](Space space, int64_t width, int64_t group) { return Value{space, width, group}; }),
+           py::arg("space"), py::arg("width"), py::arg("group") = 0);
 
   py::class_<Instruction>(m, "Instruction")
-      .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters, float eps, float scale,
-                       int64_t layer, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim) {
+      .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
+                       float eps, float scale, int64_t layer, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim) {
              return Instruction{op, std::move(inputs), std::move(outputs), std::move(parameters),
                                 Attributes{eps, scale, layer, n_heads, n_kv_heads, head_dim}};
            }),
-           py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(), py::arg("eps") = 0.0f,
-           py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0, py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0);
+           py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(),
+           py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
+           py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0);
 
   py::class_<Program, std::shared_ptr<Program>>(m, "Program")
-      .def(py::init(&build), py::arg("values"), py::arg("parameters"), py::arg("instructions"), py::arg("result"), py::arg("context_length"))
-      .def("fused", [](const Program& program) { return std::make_shared<Program>(fuse(program)); },
-           "The same results, bit for bit, in fewer instructions.")
+      .def(py::init(&build), py::arg("values"), py::arg("parameters"), py::arg("instructions"), py::arg("result"),
+           py::arg("context_length"))
+      .def(
+          "fused", [](const Program& program) { return std::make_shared<Program>(fuse(program)); },
+          "The same results, bit for bit, in fewer instructions.")
       .def_property_readonly("ops",
                              [](const Program& program) {
                                std::vector<std::string> names;

@@ -68,7 +68,8 @@ void bind_thread_pool(py::module_& m) {
         return peak_pass(pool, select_kernels(isa), arithmetic, repeats);
       },
       py::arg("pool"), py::arg("arithmetic"), py::arg("repeats"), py::arg("isa") = "auto",
-      py::call_guard<py::gil_scoped_release>(), "Multiply-adds on all threads; returns the operations done, 0 if there is no such instruction.");
+      py::call_guard<py::gil_scoped_release>(),
+      "Multiply-adds on all threads; returns the operations done, 0 if there is no such instruction.");
 }
 
 }  // namespace jiffy

@@ -43,7 +43,8 @@ FloatArray unpack(const Weight& w) {
 }
 
 // y = x w^T for each weight in turn, in one parallel region; y of the last stays.
-FloatArray matmul(const std::vector<std::shared_ptr<Weight>>& weights, const FloatArray& x, ThreadPool& pool, const std::string& isa) {
+FloatArray matmul(const std::vector<std::shared_ptr<Weight>>& weights, const FloatArray& x, ThreadPool& pool,
+                  const std::string& isa) {
   if (weights.empty()) fail(ErrorKind::kParameter, "weights", "at least one", "none");
   const PackedMatrix& m = weights.front()->matrix();
   for (const auto& w : weights) {
@@ -52,13 +53,15 @@ FloatArray matmul(const std::vector<std::shared_ptr<Weight>>& weights, const Flo
     }
   }
   if (x.ndim() != 2 || x.shape(1) != m.cols || x.shape(0) < 1) {
-    fail(ErrorKind::kParameter, "x", "[rows, " + std::to_string(m.cols) + "]", std::to_string(x.ndim()) + " dimensions or other cols");
+    fail(ErrorKind::kParameter, "x", "[rows, " + std::to_string(m.cols) + "]",
+         std::to_string(x.ndim()) + " dimensions or other cols");
   }
   const Kernels& kernels = select_kernels(isa);
   const int64_t rows = x.shape(0);
   FloatArray y({rows, m.rows});
   const float* from = x.data();
-  MatmulArgs args{.weight = m, .up = {}, .x = {}, .x_f32 = from, .rows = rows, .y = y.mutable_data(), .y_stride = m.rows};
+  MatmulArgs args{
+      .weight = m, .up = {}, .x = {}, .x_f32 = from, .rows = rows, .y = y.mutable_data(), .y_stride = m.rows};
   const py::gil_scoped_release release;
   const int64_t bytes = m.format.quantized() ? rows * activation_row_bytes(m.cols, m.format.group) : 0;
   Buffer memory = Buffer::allocate(static_cast<size_t>(bytes), "quantised activations");
@@ -85,27 +88,31 @@ FloatArray matmul(const std::vector<std::shared_ptr<Weight>>& weights, const Flo
 void bind_weight(py::module_& m) {
   m.def("format_names", &format_names, "The weight formats that Weight packs.");
   m.def(
-      "natural_format", [](const std::string& type) { return natural_format(parse_source(type, "type")).name(); }, py::arg("type"),
-      "The format that holds tensors of a file's type without loss.");
+      "natural_format", [](const std::string& type) { return natural_format(parse_source(type, "type")).name(); },
+      py::arg("type"), "The format that holds tensors of a file's type without loss.");
 
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A packed matrix [rows, cols].")
-      .def(py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales) {
-             return Weight::create(name, rows, cols, format_of(format, name, f32_scales));
-           }),
-           py::arg("name"), py::arg("rows"), py::arg("cols"), py::arg("format"), py::arg("f32_scales") = false)
+      .def(
+          py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales) {
+            return Weight::create(name, rows, cols, format_of(format, name, f32_scales));
+          }),
+          py::arg("name"), py::arg("rows"), py::arg("cols"), py::arg("format"), py::arg("f32_scales") = false)
       .def_static(
           "pair",
-          [](const std::string& first, const std::string& second, int64_t rows, int64_t cols, const std::string& format, bool f32_scales) {
+          [](const std::string& first, const std::string& second, int64_t rows, int64_t cols, const std::string& format,
+             bool f32_scales) {
             return Weight::create_pair(first, second, rows, cols, format_of(format, first, f32_scales));
           },
-          py::arg("first"), py::arg("second"), py::arg("rows"), py::arg("cols"), py::arg("format"), py::arg("f32_scales") = false,
+          py::arg("first"), py::arg("second"), py::arg("rows"), py::arg("cols"), py::arg("format"),
+          py::arg("f32_scales") = false,
           "Two matrices of one shape, interleaved in memory for a kernel that reads both.")
       .def("pack_rows", &pack_rows, py::arg("begin"), py::arg("rows"), py::arg("type"), py::arg("pool"),
            "Packs uint8 rows [n, row_bytes] of a file's type from row `begin`, a multiple of 16.")
       .def("unpack", &unpack, "float32 [rows, cols], by the slow reference.")
       .def_property_readonly("name", &Weight::name)
       .def_property_readonly("format", [](const Weight& w) { return w.matrix().format.name(); })
-      .def_property_readonly("group", [](const Weight& w) { return w.matrix().format.quantized() ? w.matrix().format.group : 0; })
+      .def_property_readonly(
+          "group", [](const Weight& w) { return w.matrix().format.quantized() ? w.matrix().format.group : 0; })
       .def_property_readonly("rows", [](const Weight& w) { return w.matrix().rows; })
       .def_property_readonly("cols", [](const Weight& w) { return w.matrix().cols; })
       .def_property_readonly("n_bytes", &Weight::bytes)

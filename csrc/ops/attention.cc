@@ -1,6 +1,7 @@
 // Causal grouped-query attention of a ragged batch over the paged KV cache.
 //
-// A piece of work is one KV head and up to 16 stacked rows: the query heads that share it, of consecutive tokens of a slice.
+// A piece of work is one KV head and up to 16 stacked rows: the query heads that share it, of consecutive tokens of a
+// slice.
 #include "ops/op.h"
 
 namespace jiffy {
@@ -64,7 +65,8 @@ void check_attention(const Check& c) {
   c.that(a.layer >= 0, "a layer of at least 0", std::to_string(a.layer));
   c.is_float(c.input(0), a.n_heads * a.head_dim);
   c.is_float(c.output(0), a.n_heads * a.head_dim);
-  c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token", "one row an output");
+  c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token",
+         "one row an output");
 }
 
 void run_attention(const Call& c, Worker& w) {

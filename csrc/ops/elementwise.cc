@@ -42,8 +42,8 @@ void check_select(const Check& c) {
   c.counts(1, 1, 0);
   c.is_float(c.input(0), c.output(0).width);
   c.is_float(c.output(0), c.input(0).width);
-  c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kOutputs, "rows of tokens to rows of outputs",
-         "other spaces");
+  c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kOutputs,
+         "rows of tokens to rows of outputs", "other spaces");
 }
 
 void run_select(const Call& c, Worker& w) {

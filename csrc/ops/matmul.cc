@@ -7,13 +7,14 @@ namespace {
 
 void check_activations(const Check& c, const PackedMatrix& w) {
   const int64_t group = w.format.quantized() ? w.format.group : 0;
-  c.that(c.input(0).group == group, "activations quantised in groups of " + std::to_string(group) + " for " + w.format.name(),
+  c.that(c.input(0).group == group,
+         "activations quantised in groups of " + std::to_string(group) + " for " + w.format.name(),
          "groups of " + std::to_string(c.input(0).group));
 }
 
 void check_result(const Check& c, size_t output, const Parameter& weight) {
-  c.that(c.output(output).width == weight.matrix.rows, weight.name + ": " + std::to_string(weight.matrix.rows) + " outputs",
-         std::to_string(c.output(output).width));
+  c.that(c.output(output).width == weight.matrix.rows,
+         weight.name + ": " + std::to_string(weight.matrix.rows) + " outputs", std::to_string(c.output(output).width));
   c.is_float(c.output(output), c.output(output).width);
   c.same_space(c.input(0), c.output(output));
 }

@@ -32,7 +32,8 @@ void check_rms_norm(const Check& c) {
 void run_rms_norm(const Call& c, Worker& w) {
   const Operand& x = c.input(0);
   w.share(x.rows, kRowsAtATime, [&](int64_t begin, int64_t end) {
-    w.kernels.rms_norm({x.floats(), c.parameter(0).floats, c.output(0).floats(), x.type.width, c.at.attributes.eps, begin, end});
+    w.kernels.rms_norm(
+        {x.floats(), c.parameter(0).floats, c.output(0).floats(), x.type.width, c.at.attributes.eps, begin, end});
   });
 }
 
@@ -43,9 +44,8 @@ void check_quantize(const Check& c) {
 
 void run_quantize(const Call& c, Worker& w) {
   const Operand& x = c.input(0);
-  w.share(x.rows, kRowsAtATime, [&](int64_t begin, int64_t end) {
-    w.kernels.quantize({x.floats(), c.output(0).quantized(), begin, end});
-  });
+  w.share(x.rows, kRowsAtATime,
+          [&](int64_t begin, int64_t end) { w.kernels.quantize({x.floats(), c.output(0).quantized(), begin, end}); });
 }
 
 void check_rms_norm_quantize(const Check& c) {
@@ -58,7 +58,8 @@ void check_rms_norm_quantize(const Check& c) {
 void run_rms_norm_quantize(const Call& c, Worker& w) {
   const Operand& x = c.input(0);
   w.share(x.rows, kRowsAtATime, [&](int64_t begin, int64_t end) {
-    w.kernels.rms_norm_quantize({x.floats(), c.parameter(0).floats, c.output(0).quantized(), c.at.attributes.eps, begin, end});
+    w.kernels.rms_norm_quantize(
+        {x.floats(), c.parameter(0).floats, c.output(0).quantized(), c.at.attributes.eps, begin, end});
   });
 }
 

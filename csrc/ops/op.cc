@@ -21,12 +21,11 @@ constexpr Op kOps[] = {
 };
 static_assert(std::size(kOps) == static_cast<size_t>(OpKind::kRopeKvWrite) + 1);
 
-std::string shape(int64_t rows, int64_t cols) {
-  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
-}
+std::string shape(int64_t rows, int64_t cols) { return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]"; }
 
 std::string describe(const Value& value) {
-  return (value.group == 0 ? "f32" : "q8(" + std::to_string(value.group) + ")") + " rows of " + std::to_string(value.width);
+  return (value.group == 0 ? "f32" : "q8(" + std::to_string(value.group) + ")") + " rows of " +
+         std::to_string(value.width);
 }
 
 }  // namespace
@@ -52,7 +51,8 @@ void Check::is_float(const Value& value, int64_t width) const {
 void Check::is_matrix(size_t i, int64_t cols) const {
   that(has_parameter(i), "a weight matrix", "none");
   const Parameter& p = parameter(i);
-  that(p.matrix.data != nullptr && p.matrix.cols == cols, p.name + ": a packed matrix [any, " + std::to_string(cols) + "]",
+  that(p.matrix.data != nullptr && p.matrix.cols == cols,
+       p.name + ": a packed matrix [any, " + std::to_string(cols) + "]",
        p.matrix.data == nullptr ? "floats" : shape(p.matrix.rows, p.matrix.cols));
 }
 

@@ -1,4 +1,5 @@
-// An instruction of a program, and what every op provides: a check when the program is built, and a run in a parallel region.
+// An instruction of a program, and what every op provides: a check when the program is built, and a run in a parallel
+// region.
 #pragma once
 
 #include <string>
@@ -24,7 +25,8 @@ struct Value {
   int64_t row_bytes() const { return group == 0 ? width * 4 : activation_row_bytes(width, group); }
 };
 
-// What an instruction reads besides values: a packed matrix, or floats [rows, cols] (norm weights, biases, rope tables).
+// What an instruction reads besides values: a packed matrix, or floats [rows, cols] (norm weights, biases, rope
+// tables).
 struct Parameter {
   std::string name;
   PackedMatrix matrix;            // data == nullptr: floats
@@ -65,7 +67,8 @@ struct Instruction {
 // An instruction with all that its check may look at. Each function throws Error kFormat that names the instruction.
 class Check {
  public:
-  Check(std::string where, const Instruction& at, const std::vector<Value>& values, const std::vector<Parameter>& parameters)
+  Check(std::string where, const Instruction& at, const std::vector<Value>& values,
+        const std::vector<Parameter>& parameters)
       : at(at), where_(std::move(where)), values_(values), parameters_(parameters) {}
 
   const Instruction& at;
@@ -76,8 +79,8 @@ class Check {
   bool has_parameter(size_t i) const { return at.parameters[i] >= 0; }
   const Parameter& parameter(size_t i) const { return parameters_[static_cast<size_t>(at.parameters[i])]; }
 
-  void is_float(const Value& value, int64_t width) const;         // f32 rows of this width
-  void is_matrix(size_t parameter, int64_t cols) const;           // packed, [any, cols]
+  void is_float(const Value& value, int64_t width) const;              // f32 rows of this width
+  void is_matrix(size_t parameter, int64_t cols) const;                // packed, [any, cols]
   void is_floats(size_t parameter, int64_t rows, int64_t cols) const;  // rows 0: any
   void same_space(const Value& a, const Value& b) const;
   void positive(int64_t value, const char* name) const;

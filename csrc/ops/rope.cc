@@ -64,7 +64,8 @@ void check_rope(const Check& c) {
   check_heads(c);
   c.is_float(c.input(0), c.at.attributes.n_heads * c.at.attributes.head_dim);
   c.is_float(c.output(0), c.input(0).width);
-  c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token", "one row an output");
+  c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token",
+         "one row an output");
   check_tables(c);
 }
 
@@ -84,9 +85,8 @@ void check_kv_write(const Check& c) {
 }
 
 void run_kv_write(const Call& c, Worker& w) {
-  w.share(c.batch.n_tokens, 4, [&](int64_t begin, int64_t end) {
-    write_rows(c, w, c.input(0).floats(), c.input(1).floats(), begin, end);
-  });
+  w.share(c.batch.n_tokens, 4,
+          [&](int64_t begin, int64_t end) { write_rows(c, w, c.input(0).floats(), c.input(1).floats(), begin, end); });
 }
 
 void check_rope_kv_write(const Check& c) {

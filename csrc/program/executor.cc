@@ -21,7 +21,8 @@ Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, con
       kernels_(kernels),
       plan_(plan_buffers(*program_)),
       operands_(program_->values().size()),
-      scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats(*program_) * pool.size()) * sizeof(float), "attention scratch")) {}
+      scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats(*program_) * pool.size()) * sizeof(float),
+                                "attention scratch")) {}
 
 // Gives every value its rows and its place for this step; grows the arena if the step is the largest so far.
 void Executor::bind(const BatchView& batch, float* result) {
@@ -33,7 +34,8 @@ void Executor::bind(const BatchView& batch, float* result) {
   }
   if (static_cast<size_t>(total) > arena_.size()) {
     arena_ = Buffer();  // first the old memory back, then the new
-    arena_ = Buffer::allocate(static_cast<size_t>(total), "buffers of a step of " + std::to_string(batch.n_tokens) + " tokens");
+    arena_ = Buffer::allocate(static_cast<size_t>(total),
+                              "buffers of a step of " + std::to_string(batch.n_tokens) + " tokens");
   }
   for (size_t v = 0; v < operands_.size(); ++v) {
     const Value& type = program_->values()[v];

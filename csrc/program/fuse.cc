@@ -25,7 +25,8 @@ class Fuser {
   }
 
   ProgramSpec run() {
-    for (const auto rule : {&Fuser::gate_up, &Fuser::residual, &Fuser::norm_quantize, &Fuser::rope_kv_write, &Fuser::merge}) {
+    for (const auto rule :
+         {&Fuser::gate_up, &Fuser::residual, &Fuser::norm_quantize, &Fuser::rope_kv_write, &Fuser::merge}) {
       apply(rule);
     }
     return std::move(spec_);
@@ -65,9 +66,11 @@ class Fuser {
   }
 
   std::optional<Replacement> gate_up(size_t i) const {
-    const Instruction *gate = at(i, OpKind::kMatmul), *up = at(i + 1, OpKind::kMatmul), *mul = at(i + 2, OpKind::kSiluMul);
+    const Instruction *gate = at(i, OpKind::kMatmul), *up = at(i + 1, OpKind::kMatmul),
+                      *mul = at(i + 2, OpKind::kSiluMul);
     if (gate == nullptr || up == nullptr || mul == nullptr || !plain(gate) || !plain(up)) return {};
-    if (gate->inputs != up->inputs || !(matrix(gate->parameters[0]).format == matrix(up->parameters[0]).format)) return {};
+    if (gate->inputs != up->inputs || !(matrix(gate->parameters[0]).format == matrix(up->parameters[0]).format))
+      return {};
     if (mul->inputs != std::vector<int>{gate->outputs[0], up->outputs[0]}) return {};
     if (!only_use(gate->outputs[0]) || !only_use(up->outputs[0])) return {};
     return Replacement{3, {OpKind::kGateUp, gate->inputs, mul->outputs, {gate->parameters[0], up->parameters[0]}, {}}};
@@ -92,7 +95,9 @@ class Fuser {
     if (write->inputs[0] != k->outputs[0] || !only_use(k->outputs[0]) || !only_use(k->inputs[0])) return {};
     Attributes attributes = write->attributes;
     attributes.n_heads = q->attributes.n_heads;
-    return Replacement{3, {OpKind::kRopeKvWrite, {q->inputs[0], k->inputs[0], write->inputs[1]}, q->outputs, q->parameters, attributes}};
+    return Replacement{
+        3,
+        {OpKind::kRopeKvWrite, {q->inputs[0], k->inputs[0], write->inputs[1]}, q->outputs, q->parameters, attributes}};
   }
 
   std::optional<Replacement> merge(size_t i) const {

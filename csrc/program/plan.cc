@@ -17,7 +17,8 @@ std::vector<size_t> last_readers(const Program& program) {
   std::vector<size_t> last(program.values().size(), 0);
   for (size_t i = 0; i < program.instructions().size(); ++i) {
     for (const int v : program.instructions()[i].inputs) last[static_cast<size_t>(v)] = i;
-    for (const int v : program.instructions()[i].outputs) last[static_cast<size_t>(v)] = i;  // nobody reads it: free at once
+    for (const int v : program.instructions()[i].outputs)
+      last[static_cast<size_t>(v)] = i;  // nobody reads it: free at once
   }
   return last;
 }
@@ -60,7 +61,8 @@ Plan plan_buffers(const Program& program) {
   for (size_t i = 0; i < program.instructions().size(); ++i) {
     const Instruction& at = program.instructions()[i];
     for (const int v : at.outputs) {
-      if (v != program.result()) plan.slot_of[static_cast<size_t>(v)] = take_slot(plan, busy, program.values()[static_cast<size_t>(v)]);
+      if (v != program.result())
+        plan.slot_of[static_cast<size_t>(v)] = take_slot(plan, busy, program.values()[static_cast<size_t>(v)]);
     }
     for (const std::vector<int>* list : {&at.inputs, &at.outputs}) {
       for (const int v : *list) {

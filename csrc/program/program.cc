@@ -66,7 +66,9 @@ void Program::check_kv(const Instruction& at, const std::string& where) {
   const Attributes& a = at.attributes;
   const bool first = kv_shape_.n_layers == 0;
   if (!first && (a.n_kv_heads != kv_shape_.n_kv_heads || a.head_dim != kv_shape_.head_dim)) {
-    broken(where, "the KV heads of the other layers: " + std::to_string(kv_shape_.n_kv_heads) + " of " + std::to_string(kv_shape_.head_dim),
+    broken(where,
+           "the KV heads of the other layers: " + std::to_string(kv_shape_.n_kv_heads) + " of " +
+               std::to_string(kv_shape_.head_dim),
            std::to_string(a.n_kv_heads) + " of " + std::to_string(a.head_dim));
   }
   kv_shape_.n_kv_heads = a.n_kv_heads;
@@ -79,7 +81,8 @@ void Program::check_order() const {
   for (size_t i = 0; i < spec_.instructions.size(); ++i) {
     const Instruction& at = spec_.instructions[i];
     for (const int v : at.inputs) {
-      if (!made[static_cast<size_t>(v)]) broken(place(i, at), "inputs that an earlier instruction made", "value " + std::to_string(v));
+      if (!made[static_cast<size_t>(v)])
+        broken(place(i, at), "inputs that an earlier instruction made", "value " + std::to_string(v));
     }
     for (const int v : at.outputs) {
       if (made[static_cast<size_t>(v)]) broken(place(i, at), "a value that is made once", "value " + std::to_string(v));
@@ -91,7 +94,8 @@ void Program::check_order() const {
     broken("program result", "a value that an instruction made", std::to_string(r));
   }
   const Value& result = spec_.values[static_cast<size_t>(r)];
-  if (result.space != Space::kOutputs || result.group != 0) broken("program result", "float rows of outputs", "another type");
+  if (result.space != Space::kOutputs || result.group != 0)
+    broken("program result", "float rows of outputs", "another type");
   if (vocab_size_ == 0) broken("program", "an embedding", "none");
   if (spec_.context_length < 1) broken("program context_length", "at least 1", std::to_string(spec_.context_length));
 }

@@ -32,7 +32,7 @@ class Program {
   const ProgramSpec& spec() const { return spec_; }
 
   int64_t result_width() const { return spec_.values[static_cast<size_t>(spec_.result)].width; }
-  int64_t vocab_size() const { return vocab_size_; }           // ids that every embedding has a row for
+  int64_t vocab_size() const { return vocab_size_; }  // ids that every embedding has a row for
   int64_t context_length() const { return spec_.context_length; }
   KvLayout kv_shape() const { return kv_shape_; }  // data is null; all zero without attention
 

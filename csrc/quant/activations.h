@@ -1,12 +1,13 @@
 // Quantised activations ("q8"): the signed, broadcast operand of every integer matmul.
 //
-// Rows are cut into tiles of at most 12, as even as possible, and a tile is stored with its rows interleaved every 4 cols,
-// so that a kernel walks one stream and finds each row's next 4 bytes at a constant distance:
+// Rows are cut into tiles of at most 12, as even as possible, and a tile is stored with its rows interleaved every 4
+// cols, so that a kernel walks one stream and finds each row's next 4 bytes at a constant distance:
 //
 //   data        int8   [tile][cols_padded / 4][rows of the tile][4]     q = round(x / scale), clamped to +-127
 //   scale       f32    [tile][n_groups][rows of the tile]               max|x| / 127 over the group
-//   correction  int32  [tile][n_groups][rows of the tile]               -8 * sum(q): what biased 4-bit codes add too much
-//   scaled_sum  f32    [tile][n_groups][rows of the tile]               scale * sum(q): multiplies a weight group's offset
+//   correction  int32  [tile][n_groups][rows of the tile]               -8 * sum(q): what biased 4-bit codes add too
+//   much scaled_sum  f32    [tile][n_groups][rows of the tile]               scale * sum(q): multiplies a weight
+//   group's offset
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ struct ActivationView {
   int32_t* correction = nullptr;
   float* scaled_sum = nullptr;
   int64_t rows = 0;
-  int64_t cols = 0;    // as in the float source; storage is padded to whole groups with zeros
+  int64_t cols = 0;  // as in the float source; storage is padded to whole groups with zeros
   int64_t group = 0;
 
   int64_t groups() const { return (cols + group - 1) / group; }

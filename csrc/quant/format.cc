@@ -9,7 +9,7 @@ struct Named {
   const char* name;
   int bits, group;
 };
-constexpr Named kNamed[] = {{"f32", 32, 1}, {"i8", 8, 128}, {"i8g32", 8, 32},
+constexpr Named kNamed[] = {{"f32", 32, 1}, {"i8", 8, 128},   {"i8g32", 8, 32},
                             {"i4", 4, 32},  {"i4g64", 4, 64}, {"i4g128", 4, 128}};
 
 std::string listed(const std::vector<std::string>& names) {

@@ -1,12 +1,12 @@
 // The weight formats and the geometry of their packed layout, P16.
 //
-// A matrix [rows, cols] is cut into slabs of 16 output rows. A slab is one sequential stream of 64-byte lines, group after
-// group along cols, so that outputs sit in lanes and cols run in time: no kernel ever adds across lanes.
+// A matrix [rows, cols] is cut into slabs of 16 output rows. A slab is one sequential stream of 64-byte lines, group
+// after group along cols, so that outputs sit in lanes and cols run in time: no kernel ever adds across lanes.
 //
 //   slab (i4, symmetric, f16 scales)     header | codes of group 0 | codes of group 1 | header | codes of group 2 | ...
-//   code line, 4 bits    16 x 4 bytes; byte b of lane r: low nibble = code[r][col + b], high nibble = code[r][col + 4 + b]
-//   code line, 8 bits    16 x 4 bytes; byte b of lane r = code[r][col + b]
-//   line, f32            16 floats: lane r = weight[r][col]; no headers
+//   code line, 4 bits    16 x 4 bytes; byte b of lane r: low nibble = code[r][col + b], high nibble = code[r][col + 4 +
+//   b] code line, 8 bits    16 x 4 bytes; byte b of lane r = code[r][col + b] line, f32            16 floats: lane r =
+//   weight[r][col]; no headers
 //
 //   header lines         f16 scales              f32 scales
 //   symmetric            one per two groups      one per group              16 scales (of each group)
@@ -35,8 +35,8 @@ enum class Offset : uint8_t { kNone, kMin, kZero };
 enum class ScaleType : uint8_t { kF16, kF32 };
 
 struct WeightFormat {
-  int bits = 32;   // 4, 8 or 32 (f32: no groups)
-  int group = 1;   // weights that share a scale: 32, 64, 128; 1 for f32
+  int bits = 32;  // 4, 8 or 32 (f32: no groups)
+  int group = 1;  // weights that share a scale: 32, 64, 128; 1 for f32
   Offset offset = Offset::kNone;
   ScaleType scale = ScaleType::kF16;
 
@@ -45,12 +45,13 @@ struct WeightFormat {
   std::string name() const;  // "i4g64a"
 };
 
-// Parses "f32", "i8", "i8g32", "i4", "i4g64", "i4g128" or an integer one with the suffix "a" (asymmetric, offset "min").
-// Throws Error kParameter naming `where` and listing the formats.
+// Parses "f32", "i8", "i8g32", "i4", "i4g64", "i4g128" or an integer one with the suffix "a" (asymmetric, offset
+// "min"). Throws Error kParameter naming `where` and listing the formats.
 WeightFormat parse_format(std::string_view name, const std::string& where);
 const std::vector<std::string>& format_names();
 
-// What a code must lose to be the signed integer that the scale multiplies; an i4 "min" or "zero" code is used as it is.
+// What a code must lose to be the signed integer that the scale multiplies; an i4 "min" or "zero" code is used as it
+// is.
 constexpr int code_bias(const WeightFormat& f) {
   if (f.bits == 8) return 128;
   return f.offset == Offset::kNone ? 8 : 0;
@@ -62,9 +63,7 @@ constexpr int64_t n_groups(const WeightFormat& f, int64_t cols) { return (cols +
 constexpr int64_t padded_cols(const WeightFormat& f, int64_t cols) { return n_groups(f, cols) * f.group; }
 constexpr int64_t n_slabs(int64_t rows) { return (rows + kSlabRows - 1) / kSlabRows; }
 
-constexpr bool paired_header(const WeightFormat& f) {
-  return f.offset == Offset::kNone && f.scale == ScaleType::kF16;
-}
+constexpr bool paired_header(const WeightFormat& f) { return f.offset == Offset::kNone && f.scale == ScaleType::kF16; }
 constexpr int header_lines(const WeightFormat& f) {  // in front of a group, or of a pair of groups
   return (f.offset != Offset::kNone && f.scale == ScaleType::kF32) ? 2 : 1;
 }

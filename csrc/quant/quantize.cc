@@ -34,7 +34,8 @@ GroupHeader choose_header(const float* x, int64_t n, const WeightFormat& f) {
     const float extreme = std::fabs(low) > std::fabs(high) ? low : high;
     return {header_rounded(f.bits == 4 ? extreme / -8.0f : std::fabs(extreme) / 127.0f, f.scale), 0.0f};
   }
-  const float scale = header_rounded(high / static_cast<float>((1 << f.bits) - 1) - low / static_cast<float>((1 << f.bits) - 1), f.scale);
+  const float scale = header_rounded(
+      high / static_cast<float>((1 << f.bits) - 1) - low / static_cast<float>((1 << f.bits) - 1), f.scale);
   return {scale, header_rounded(f.bits == 4 ? low : low + 128.0f * scale, f.scale)};
 }
 

@@ -74,7 +74,8 @@ struct Quantiser {
 
   int code(float x) const {
     const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-    const float exact = std::clamp((x - offset) * inverse, static_cast<float>(least - bias), static_cast<float>(most - bias));
+    const float exact =
+        std::clamp((x - offset) * inverse, static_cast<float>(least - bias), static_cast<float>(most - bias));
     return static_cast<int>(std::nearbyint(exact)) + bias;
   }
 };

@@ -65,7 +65,10 @@ bool all_finite(const float* x, int64_t n) {
 class RowPacker {
  public:
   RowPacker(const PackedMatrix& matrix, SourceType type)
-      : matrix_(matrix), type_(type), floats_(static_cast<size_t>(matrix.cols)), codes_(static_cast<size_t>(matrix.format.group)) {}
+      : matrix_(matrix),
+        type_(type),
+        floats_(static_cast<size_t>(matrix.cols)),
+        codes_(static_cast<size_t>(matrix.format.group)) {}
 
   // False for a row with a weight that is not finite.
   bool pack(int64_t row, const uint8_t* source) {
@@ -127,7 +130,8 @@ WeightFormat natural_format(SourceType type) {
   }
 }
 
-std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, int64_t cols, const WeightFormat& format) {
+std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, int64_t cols,
+                                       const WeightFormat& format) {
   check_size(name, rows, cols);
   const int64_t stride = slab_bytes(format, cols);
   auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(n_slabs(rows) * stride), name));
@@ -135,14 +139,17 @@ std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, in
   return std::shared_ptr<Weight>(new Weight(name, std::move(buffer), matrix));
 }
 
-std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> Weight::create_pair(const std::string& first, const std::string& second,
-                                                                                int64_t rows, int64_t cols, const WeightFormat& format) {
+std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> Weight::create_pair(const std::string& first,
+                                                                                const std::string& second, int64_t rows,
+                                                                                int64_t cols,
+                                                                                const WeightFormat& format) {
   check_size(first, rows, cols);
   const int64_t stride = slab_bytes(format, cols);
   auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(2 * n_slabs(rows) * stride), first));
   const PackedMatrix even{buffer->as<uint8_t>(), 2 * stride, rows, cols, format};
   const PackedMatrix odd{buffer->as<uint8_t>() + stride, 2 * stride, rows, cols, format};
-  return {std::shared_ptr<Weight>(new Weight(first, buffer, even)), std::shared_ptr<Weight>(new Weight(second, buffer, odd))};
+  return {std::shared_ptr<Weight>(new Weight(first, buffer, even)),
+          std::shared_ptr<Weight>(new Weight(second, buffer, odd))};
 }
 
 void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool) {

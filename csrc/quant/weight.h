@@ -16,19 +16,24 @@ namespace jiffy {
 class Weight {
  public:
   // An unfilled matrix [rows, cols]. Throws kParameter for sizes out of 1..2^31 - 1, kOutOfMemory.
-  static std::shared_ptr<Weight> create(const std::string& name, int64_t rows, int64_t cols, const WeightFormat& format);
+  static std::shared_ptr<Weight> create(const std::string& name, int64_t rows, int64_t cols,
+                                        const WeightFormat& format);
 
   // Two matrices of one shape and format whose slabs alternate in one buffer, so that a kernel which needs both reads
   // one stream (gate and up: two streams a thread cost 15 to 20 % of the bandwidth).
-  static std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> create_pair(const std::string& first, const std::string& second,
-                                                                                 int64_t rows, int64_t cols, const WeightFormat& format);
+  static std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> create_pair(const std::string& first,
+                                                                                 const std::string& second,
+                                                                                 int64_t rows, int64_t cols,
+                                                                                 const WeightFormat& format);
 
   // Packs the rows [begin, begin + n_rows) from `source`, [n_rows, source_row_bytes]; begin is a multiple of 16.
-  // A block-quantised source whose groups are the format's own is taken over without loss; any other is decoded and quantised.
-  // Throws kFormat naming the tensor and the row for weights that are NaN or infinite, kParameter for rows out of range.
+  // A block-quantised source whose groups are the format's own is taken over without loss; any other is decoded and
+  // quantised. Throws kFormat naming the tensor and the row for weights that are NaN or infinite, kParameter for rows
+  // out of range.
   void pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool);
 
-  // The largest |scale| or |offset| seen: above 65504 f16 headers can't hold the tensor, below 2^-14 they lose digits of it.
+  // The largest |scale| or |offset| seen: above 65504 f16 headers can't hold the tensor, below 2^-14 they lose digits
+  // of it.
   float largest_scale() const { return largest_scale_; }
 
   const std::string& name() const { return name_; }

@@ -8,11 +8,14 @@
 namespace jiffy {
 namespace {
 
-constexpr int64_t kPositionsPerSequence = 256;  // KV memory that is set aside for each of max_batch, beside one whole context
+// KV memory that is set aside for each of max_batch, beside one whole context.
+constexpr int64_t kPositionsPerSequence = 256;
 
 const EngineOptions& checked(const EngineOptions& options, const Program& program) {
   const auto check = [](const char* name, int64_t value, int64_t most) {
-    if (value < 1 || value > most) fail(ErrorKind::kParameter, name, "1 to " + std::to_string(most), std::to_string(value));
+    if (value < 1 || value > most) {
+      fail(ErrorKind::kParameter, name, "1 to " + std::to_string(most), std::to_string(value));
+    }
   };
   check("context", options.context, std::min<int64_t>(program.context_length(), INT32_MAX));  // positions are int32
   check("max_batch", options.max_batch, 1 << 16);
@@ -22,7 +25,8 @@ const EngineOptions& checked(const EngineOptions& options, const Program& progra
 
 }  // namespace
 
-Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels, const EngineOptions& options)
+Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
+               const EngineOptions& options)
     : process_(getpid()),
       program_(std::move(program)),
       pool_(std::move(pool)),
@@ -35,7 +39,9 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
 
 // The lock could have been held by a thread that fork() did not copy: the process is checked first.
 std::unique_lock<std::mutex> Engine::enter() const {
-  if (getpid() != process_) fail(ErrorKind::kFork, "engine", "the process that made it", "a forked child; load the model again");
+  if (getpid() != process_) {
+    fail(ErrorKind::kFork, "engine", "the process that made it", "a forked child; load the model again");
+  }
   return std::unique_lock(mutex_);
 }
 
@@ -47,8 +53,8 @@ void Engine::check_tokens(const std::vector<int32_t>& tokens) const {
   }
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= program_->vocab_size()) {
-      fail(ErrorKind::kParameter, "token_ids[" + std::to_string(i) + "]", "0 to " + std::to_string(program_->vocab_size() - 1),
-           std::to_string(tokens[i]));
+      fail(ErrorKind::kParameter, "token_ids[" + std::to_string(i) + "]",
+           "0 to " + std::to_string(program_->vocab_size() - 1), std::to_string(tokens[i]));
     }
   }
 }
@@ -142,10 +148,12 @@ void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& 
   while (sequence.n_waiting() > 0) {
     const int64_t count = std::min(options_.prefill_chunk, sequence.n_waiting());
     if (!scheduler_.reserve(sequence, sequence.n_computed + count)) {
-      fail(ErrorKind::kInternal, "logits", "a KV cache of at least one context", std::to_string(cache_.pool().n_blocks()) + " blocks");
+      fail(ErrorKind::kInternal, "logits", "a KV cache of at least one context",
+           std::to_string(cache_.pool().n_blocks()) + " blocks");
     }
     const Batch batch({{&sequence, count, true}}, true);
-    if (!executor_.run(batch.view(), cache_.layout(), out + sequence.n_computed * vocab_size(), interrupted)) throw Interruption();
+    float* rows = out + sequence.n_computed * vocab_size();
+    if (!executor_.run(batch.view(), cache_.layout(), rows, interrupted)) throw Interruption();
     sequence.n_computed += count;
   }
 }

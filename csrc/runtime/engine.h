@@ -38,12 +38,15 @@ struct Interruption : std::exception {
 class Engine {
  public:
   // Throws kParameter, kOutOfMemory.
-  Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels, const EngineOptions& options);
+  Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
+         const EngineOptions& options);
 
-  // Returns the request's number. Throws kParameter for a bad prompt or parameter, kContextOverflow for a prompt that is too long.
+  // Returns the request's number. Throws kParameter for a bad prompt or parameter, kContextOverflow for a prompt that
+  // is too long.
   int64_t add(std::vector<int32_t> prompt, SamplingParams params);
 
-  // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption, kOutOfMemory.
+  // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption,
+  // kOutOfMemory.
   std::vector<TokenEvent> step(const Interrupted& interrupted);
 
   // Ends a request, or does nothing if it has ended.

@@ -46,7 +46,8 @@ int32_t walk(const std::vector<float>& weights, const int32_t* ids, size_t count
 
 void SamplingParams::validate() const {
   require(max_tokens >= 1 && max_tokens <= INT32_MAX, "max_tokens", "1 to 2147483647", std::to_string(max_tokens));
-  require(std::isfinite(temperature) && temperature >= 0.0f, "temperature", "a number of at least 0", std::to_string(temperature));
+  require(std::isfinite(temperature) && temperature >= 0.0f, "temperature", "a number of at least 0",
+          std::to_string(temperature));
   require(top_k >= 0, "top_k", "at least 0", std::to_string(top_k));
   require(top_p > 0.0f && top_p <= 1.0f, "top_p", "above 0, at most 1", std::to_string(top_p));
   require(min_p >= 0.0f && min_p <= 1.0f, "min_p", "0 to 1", std::to_string(min_p));
@@ -80,7 +81,8 @@ size_t Sampler::keep(const SamplingParams& p, double total, double& mass) {
   }
 }
 
-std::optional<int32_t> Sampler::sample(const float* logits, int64_t vocab_size, const SamplingParams& p, int64_t n_generated) {
+std::optional<int32_t> Sampler::sample(const float* logits, int64_t vocab_size, const SamplingParams& p,
+                                       int64_t n_generated) {
   int64_t best = -1;
   kernels_.argmax({logits, vocab_size, &best});
   if (best < 0) return {};

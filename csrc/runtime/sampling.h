@@ -31,7 +31,8 @@ class Sampler {
 
   // The token, or none for logits with a NaN or an infinity. The random number is a function of the seed and of
   // `n_generated` alone: neighbours, preemption and restarts change nothing. The same on every instruction set.
-  std::optional<int32_t> sample(const float* logits, int64_t vocab_size, const SamplingParams& params, int64_t n_generated);
+  std::optional<int32_t> sample(const float* logits, int64_t vocab_size, const SamplingParams& params,
+                                int64_t n_generated);
 
  private:
   // Sorts the likeliest `count` of ids_ to the front.

@@ -17,8 +17,8 @@ struct Slice {
   bool output;
 };
 
-// Continuous batching (Yu et al. 2022, Orca) with chunked prefill (Agrawal et al. 2023, Sarathi): every step computes one
-// token of each decoding sequence, and up to `prefill_chunk` prompt tokens in order of arrival.
+// Continuous batching (Yu et al. 2022, Orca) with chunked prefill (Agrawal et al. 2023, Sarathi): every step computes
+// one token of each decoding sequence, and up to `prefill_chunk` prompt tokens in order of arrival.
 //
 // When blocks run out, the sequence that arrived last gives its own back and is computed anew later. The oldest one is
 // never made to wait by others; so all come to an end, provided that the pool holds at least one whole context.
@@ -37,8 +37,8 @@ class Scheduler {
   // Forgets a sequence and frees its blocks; false if the id is unknown.
   bool remove(int64_t id);
 
-  // Gives `sequence`, which need not be scheduled here, blocks for `positions`, taking them from running ones if need be.
-  // False if even an empty pool would not do.
+  // Gives `sequence`, which need not be scheduled here, blocks for `positions`, taking them from running ones if need
+  // be. False if even an empty pool would not do.
   bool reserve(Sequence& sequence, int64_t positions);
   void release_blocks(Sequence& sequence);
 

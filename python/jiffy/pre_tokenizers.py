@@ -26,7 +26,7 @@ def _later(digits: str, letters: str = r"\p{L}", not_punctuation: str = r"\s\p{L
 
 @dataclass(frozen=True)
 class PreTokenizerType:
-    """patterns: in the order of their use. ignore_merges: a word that is a token is not merged. add_bos: the default."""
+    """patterns: in the order of their use. ignore_merges: a word that is a token isn't merged. add_bos: the default."""
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False

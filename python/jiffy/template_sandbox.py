@@ -28,23 +28,27 @@ from jinja2.visitor import NodeTransformer
 
 from .template_budget import Budget, Spent
 
-_FILTERS = (
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FILTERS = _words(
     "abs attr capitalize count d default dictsort e escape first float forceescape groupby items last length list "
     "lower map max min reject rejectattr reverse safe select selectattr sort string title trim unique upper urlencode "
     "wordcount"
-).split()
-_ITERATING = {"groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique"}
+)
+_ITERATING = _words("groupby list map max min reject rejectattr select selectattr sort unique")
 
 _METHODS = {  # all that a template may call or read of these types; other types have jinja2's rules
-    str: frozenset(
+    str: _words(
         "capitalize casefold count endswith find format index isalnum isalpha isascii isdecimal isdigit isidentifier "
         "islower isnumeric isprintable isspace istitle isupper join lower lstrip partition removeprefix removesuffix "
-        "replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase title upper".split()
+        "replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase title upper"
     ),
-    dict: {"copy", "get", "items", "keys", "values"},
-    (list, tuple): {"copy", "count", "index"},
-    float: {"is_integer"},
-    (int, bytes, type): frozenset(),
+    dict: _words("copy get items keys values"),
+    (list, tuple): _words("copy count index"),
+    float: _words("is_integer"),
+    (int, bytes, type): _words(""),
 }
 
 _MAX_FORMAT_CHARS = 10_000

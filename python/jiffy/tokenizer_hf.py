@@ -28,20 +28,21 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
         library.no_padding()
         ids = library.get_vocab(with_added_tokens=True)
         decoder = json.loads(library.decoder.__getstate__()) if library.decoder is not None else None
+        begin = library.encode("").ids[:1]  # a post-processor can add tokens; of those only bos counts
     vocab_size = max(ids.values(), default=-1) + 1
     if not 0 < vocab_size <= MAX_VOCAB:
         raise FormatError(f"{where} vocab", expected=f"ids below {MAX_VOCAB}", found=f"{vocab_size - 1}")
     config = _optional(folder, "tokenizer_config.json")
-    bos_id = _token_id(config, "bos_token", ids)
-    probed = library.encode("").ids[:1] == [bos_id]  # a post-processor can add tokens; of those only bos counts
+    model_files = [_optional(folder, name) for name in ("config.json", "generation_config.json")]
+    bos_ids = _special_ids("bos", config, ids, model_files, vocab_size)[:1]
     return Vocabulary(
         library=library,
         added={token_id: _same(token) for token_id, token in sorted(library.get_added_tokens_decoder().items())},
         spelling=from_decoder(decoder),
         vocab_size=vocab_size,
-        bos_id=bos_id,
-        add_bos=config.boolean("add_bos_token", default=probed) and bos_id is not None,
-        eos_ids=_eos_ids(folder, config, ids, vocab_size),
+        bos_id=bos_ids[0] if bos_ids else None,
+        add_bos=config.boolean("add_bos_token", default=tuple(begin) == bos_ids) and bool(bos_ids),
+        eos_ids=_special_ids("eos", config, ids, model_files, vocab_size),
         chat_template=_chat_template(folder, config),
         unknown_id=ids.get(getattr(library.model, "unk_token", None), _token_id(config, "unk_token", ids)),
     )
@@ -63,12 +64,13 @@ def _token_id(config: Fields, key: str, ids: dict[str, int]) -> int | None:
     return ids[text]
 
 
-def _eos_ids(folder: Path, config: Fields, ids: dict[str, int], vocab_size: int) -> tuple[int, ...]:
+def _special_ids(
+    kind: str, config: Fields, ids: dict[str, int], model_files: list[Fields], vocab_size: int
+) -> tuple[int, ...]:
     """All that the folder names: a chat model's generation_config.json often adds the end of a turn."""
-    files = [_optional(folder, name) for name in ("config.json", "generation_config.json")]
-    token_id = _token_id(config, "eos_token", ids)
+    token_id = _token_id(config, f"{kind}_token", ids)
     named = [] if token_id is None else [token_id]
-    listed = [one for file in files for one in file.ids("eos_token_id", vocab_size)]
+    listed = [one for file in model_files for one in file.ids(f"{kind}_token_id", vocab_size)]
     return tuple(dict.fromkeys([*named, *listed]))
 
 

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "check.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/select.h"
-#include "check.h"
 #include "quant/reference.h"
 #include "quant/weight.h"
 
@@ -30,8 +30,10 @@ auto on_every_isa(const char* what, Compute&& compute) {
   const auto first = compute(select_kernels(isas[0]));
   for (size_t i = 1; i < isas.size(); ++i) {
     const auto other = compute(select_kernels(isas[i]));
-    const bool equal = other.size() == first.size() && std::memcmp(other.data(), first.data(), first.size() * sizeof(first[0])) == 0;
-    if (!equal) check::report_failure(__FILE__, __LINE__, std::string(what) + ": " + isas[i] + " differs from " + isas[0]);
+    const bool equal =
+        other.size() == first.size() && std::memcmp(other.data(), first.data(), first.size() * sizeof(first[0])) == 0;
+    if (!equal)
+      check::report_failure(__FILE__, __LINE__, std::string(what) + ": " + isas[i] + " differs from " + isas[0]);
   }
   return first;
 }
@@ -41,7 +43,8 @@ std::vector<WeightFormat> all_formats() {
   for (const int bits : {4, 8}) {
     for (const int group : {32, 64, 128}) {
       for (const Offset offset : {Offset::kNone, Offset::kMin, Offset::kZero}) {
-        for (const ScaleType scale : {ScaleType::kF16, ScaleType::kF32}) formats.push_back({bits, group, offset, scale});
+        for (const ScaleType scale : {ScaleType::kF16, ScaleType::kF32})
+          formats.push_back({bits, group, offset, scale});
       }
     }
   }
@@ -57,7 +60,8 @@ std::shared_ptr<Weight> random_weight(int64_t rows, int64_t cols, const WeightFo
   auto weight = Weight::create("w", rows, cols, format);
   if (format.offset != Offset::kZero) {
     weight->pack_rows(0, rows, reinterpret_cast<const uint8_t*>(w.data()), SourceType::kF32, pool);
-    CHECK(std::memcmp(weight->matrix().data, bytes.data(), bytes.size()) == 0);  // the native packer is the oracle's equal
+    CHECK(std::memcmp(weight->matrix().data, bytes.data(), bytes.size()) ==
+          0);  // the native packer is the oracle's equal
     return weight;
   }
   uint8_t* data = const_cast<uint8_t*>(weight->matrix().data);
@@ -84,7 +88,8 @@ struct Activations {
   ActivationView view;
 
   Activations(const Kernels& kernels, const std::vector<float>& x, int64_t rows, int64_t cols, int64_t group)
-      : memory(static_cast<size_t>(rows * activation_row_bytes(cols, group))), view(activation_view(memory.data(), rows, cols, group)) {
+      : memory(static_cast<size_t>(rows * activation_row_bytes(cols, group))),
+        view(activation_view(memory.data(), rows, cols, group)) {
     kernels.quantize({x.data(), view, 0, rows});
   }
   // The integer that the kernels multiply with.
@@ -102,8 +107,10 @@ struct Activations {
   }
 };
 
-// Against the exact product of the quantised operands: what is left is float rounding, at most a few eps for each group.
-void check_matmul_values(const Weight& weight, const Activations* q, const std::vector<float>& x, int64_t rows, const std::vector<float>& y) {
+// Against the exact product of the quantised operands: what is left is float rounding, at most a few eps for each
+// group.
+void check_matmul_values(const Weight& weight, const Activations* q, const std::vector<float>& x, int64_t rows,
+                         const std::vector<float>& y) {
   const PackedMatrix& m = weight.matrix();
   for (int64_t r = 0; r < rows; r += 3) {
     for (int64_t n = 0; n < m.rows; n += 5) {
@@ -116,12 +123,14 @@ void check_matmul_values(const Weight& weight, const Activations* q, const std::
       }
       // An asymmetric code is up to 2^bits times its distance from the mean: the sum of offset and code parts cancels.
       const double cancel = m.format.offset == Offset::kNone ? 1.0 : 32.0;
-      const double bound = 4.0 * 0x1p-24 * cancel * magnitude * (q != nullptr ? 8.0 : 0.25 * static_cast<double>(m.cols));
+      const double bound =
+          4.0 * 0x1p-24 * cancel * magnitude * (q != nullptr ? 8.0 : 0.25 * static_cast<double>(m.cols));
       const double got = y[static_cast<size_t>(r * m.rows + n)];
       if (!(std::fabs(got - exact) <= bound)) {
         check::report_failure(__FILE__, __LINE__,
-                              m.format.name() + " at [" + std::to_string(r) + ", " + std::to_string(n) + "]: got " + check::show(got) +
-                                  ", expected " + check::show(exact) + " within " + check::show(bound));
+                              m.format.name() + " at [" + std::to_string(r) + ", " + std::to_string(n) + "]: got " +
+                                  check::show(got) + ", expected " + check::show(exact) + " within " +
+                                  check::show(bound));
         return;
       }
     }
@@ -137,7 +146,13 @@ TEST(matmul_gives_the_same_bits_everywhere_and_the_right_ones) {
         const std::vector<float> x = normal(static_cast<size_t>(rows * k), static_cast<unsigned>(rows));
         const std::vector<float> y = on_every_isa(("matmul " + format.name()).c_str(), [&](const Kernels& kernels) {
           std::vector<float> out(static_cast<size_t>(rows * n), 7.0f);
-          MatmulArgs args{.weight = weight->matrix(), .up = {}, .x = {}, .x_f32 = x.data(), .rows = rows, .y = out.data(), .y_stride = n};
+          MatmulArgs args{.weight = weight->matrix(),
+                          .up = {},
+                          .x = {},
+                          .x_f32 = x.data(),
+                          .rows = rows,
+                          .y = out.data(),
+                          .y_stride = n};
           args.end = n_slabs(n);
           if (format.quantized()) {
             const Activations q(kernels, x, rows, k, format.group);
@@ -169,7 +184,13 @@ TEST(matmul_rows_are_independent_of_their_companions) {
     const auto run = [&](const Kernels& kernels, int64_t first, int64_t count) {
       std::vector<float> out(static_cast<size_t>(count * n));
       const std::vector<float> part(x.begin() + first * k, x.begin() + (first + count) * k);
-      MatmulArgs args{.weight = weight->matrix(), .up = {}, .x = {}, .x_f32 = part.data(), .rows = count, .y = out.data(), .y_stride = n};
+      MatmulArgs args{.weight = weight->matrix(),
+                      .up = {},
+                      .x = {},
+                      .x_f32 = part.data(),
+                      .rows = count,
+                      .y = out.data(),
+                      .y_stride = n};
       args.end = n_slabs(n);
       const Activations q(kernels, part, count, k, format.quantized() ? format.group : 32);
       args.x = q.view;
@@ -192,10 +213,12 @@ TEST(matmul_epilogues_add_bias_then_residual_and_multiply_gate_and_up) {
   ThreadPool pool(1);
   const int64_t n = 37, k = 64, rows = 5;
   const auto [gate, up] = Weight::create_pair("gate", "up", n, k, {.bits = 4, .group = 32});
-  const std::vector<float> w = normal(static_cast<size_t>(2 * n * k), 1, 0.1f), x = normal(static_cast<size_t>(rows * k), 2);
+  const std::vector<float> w = normal(static_cast<size_t>(2 * n * k), 1, 0.1f),
+                           x = normal(static_cast<size_t>(rows * k), 2);
   gate->pack_rows(0, n, reinterpret_cast<const uint8_t*>(w.data()), SourceType::kF32, pool);
   up->pack_rows(0, n, reinterpret_cast<const uint8_t*>(w.data() + n * k), SourceType::kF32, pool);
-  const std::vector<float> bias = normal(static_cast<size_t>(n), 4), residual = normal(static_cast<size_t>(rows * n), 5);
+  const std::vector<float> bias = normal(static_cast<size_t>(n), 4),
+                           residual = normal(static_cast<size_t>(rows * n), 5);
   for (const std::string& isa : supported_isas()) {
     const Kernels& kernels = select_kernels(isa);
     const Activations q(kernels, x, rows, k, 32);
@@ -228,7 +251,8 @@ TEST(rms_norm_and_quantize_agree_fused_and_apart) {
     });
     for (int64_t r = 0; r < rows; ++r) {
       double squares = 0.0;
-      for (int64_t i = 0; i < dim; ++i) squares += std::pow(static_cast<double>(x[static_cast<size_t>(r * dim + i)]), 2);
+      for (int64_t i = 0; i < dim; ++i)
+        squares += std::pow(static_cast<double>(x[static_cast<size_t>(r * dim + i)]), 2);
       const double inverse = 1.0 / std::sqrt(squares / static_cast<double>(dim) + 1e-5);
       for (int64_t i = 0; i < dim; ++i) {
         const size_t at = static_cast<size_t>(r * dim + i);
@@ -282,7 +306,8 @@ TEST(embedding_reads_back_what_was_packed) {
     });
     for (size_t i = 0; i < ids.size(); ++i) {
       for (int64_t c = 0; c < cols; ++c) {
-        CHECK_EQ(y[i * static_cast<size_t>(cols) + static_cast<size_t>(c)], static_cast<float>(reference_weight(table->matrix(), ids[i], c)));
+        CHECK_EQ(y[i * static_cast<size_t>(cols) + static_cast<size_t>(c)],
+                 static_cast<float>(reference_weight(table->matrix(), ids[i], c)));
       }
     }
   }
@@ -379,7 +404,8 @@ TEST(attention_is_right_and_a_row_depends_on_itself_alone) {
     for (const int32_t length : {1, 31, 64, 65, 600, 1100}) {
       Cache cache(head_dim, length);
       const size_t size = static_cast<size_t>(length * head_dim);
-      const std::vector<float> k = normal(size, 51), v = normal(size, 52), q = normal(static_cast<size_t>(kAttentionRows * head_dim), 53);
+      const std::vector<float> k = normal(size, 51), v = normal(size, 52),
+                               q = normal(static_cast<size_t>(kAttentionRows * head_dim), 53);
       select_kernels("scalar").kv_write({cache.view, k.data(), v.data(), head_dim, 0, 0, length});
       const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
       const auto run = [&](const Kernels& kernels, int64_t first, int64_t rows) {
@@ -392,11 +418,13 @@ TEST(attention_is_right_and_a_row_depends_on_itself_alone) {
           outs.push_back(out.data() + r * head_dim);
           visible.push_back(std::max<int32_t>(1, length - static_cast<int32_t>(first + r) * 40));
         }
-        Buffer scratch = Buffer::allocate(static_cast<size_t>(attention_scratch_floats(cache.padded)) * sizeof(float), "scratch");
+        Buffer scratch =
+            Buffer::allocate(static_cast<size_t>(attention_scratch_floats(cache.padded)) * sizeof(float), "scratch");
         kernels.attention({cache.view, rows, queries.data(), outs.data(), visible.data(), scale, scratch.as<float>()});
         return out;
       };
-      const std::vector<float> all = on_every_isa("attention", [&](const Kernels& kernels) { return run(kernels, 0, kAttentionRows); });
+      const std::vector<float> all =
+          on_every_isa("attention", [&](const Kernels& kernels) { return run(kernels, 0, kAttentionRows); });
       for (int64_t r = 0; r < kAttentionRows; ++r) {
         const std::vector<float> alone = run(select_kernels("auto"), r, 1);
         CHECK(std::memcmp(alone.data(), all.data() + r * head_dim, alone.size() * sizeof(float)) == 0);
@@ -405,7 +433,9 @@ TEST(attention_is_right_and_a_row_depends_on_itself_alone) {
         double top = -INFINITY, sum = 0.0;
         for (int64_t t = 0; t < visible; ++t) {
           double s = 0.0;
-          for (int64_t d = 0; d < head_dim; ++d) s += static_cast<double>(q[static_cast<size_t>(r * head_dim + d)]) * k[static_cast<size_t>(t * head_dim + d)];
+          for (int64_t d = 0; d < head_dim; ++d)
+            s += static_cast<double>(q[static_cast<size_t>(r * head_dim + d)]) *
+                 k[static_cast<size_t>(t * head_dim + d)];
           p[static_cast<size_t>(t)] = s * scale;
           top = std::max(top, s * scale);
         }

@@ -14,7 +14,8 @@ namespace {
 
 TEST(format_names_parse_back) {
   for (const std::string& name : format_names()) CHECK_EQ(parse_format(name, "weights").name(), name);
-  for (const char* bad : {"", "i5", "f32a", "i4g16", "I4", "i4aa"}) CHECK_THROWS(ErrorKind::kParameter, parse_format(bad, "weights"));
+  for (const char* bad : {"", "i5", "f32a", "i4g16", "I4", "i4aa"})
+    CHECK_THROWS(ErrorKind::kParameter, parse_format(bad, "weights"));
 }
 
 TEST(headers_and_codes_never_overlap) {
@@ -65,7 +66,8 @@ TEST(block_sources_are_taken_over_without_loss) {
     std::vector<float> row(static_cast<size_t>(cols));
     for (int64_t r = 0; r < rows; ++r) {
       decode_row(type, bytes.data() + r * source_row_bytes(type, cols), cols, row.data());
-      for (int64_t c = 0; c < cols; ++c) CHECK_EQ(static_cast<float>(reference_weight(weight->matrix(), r, c)), row[static_cast<size_t>(c)]);
+      for (int64_t c = 0; c < cols; ++c)
+        CHECK_EQ(static_cast<float>(reference_weight(weight->matrix(), r, c)), row[static_cast<size_t>(c)]);
     }
   }
 }
@@ -108,9 +110,13 @@ TEST(quantised_weights_are_within_half_a_step) {
       for (int64_t c = 0; c < 256; ++c) {
         const int64_t group = c / format.group * format.group;
         double most = 0.0;
-        for (int64_t i = group; i < group + format.group; ++i) most = std::max(most, std::fabs(static_cast<double>(x[static_cast<size_t>(r * 256 + i)])));
-        // Half a step, and f16 rounding of header values that are at most 2^7 steps; symmetric i4 clips at 7/8 of one side.
-        const double steps = format.bits == 8 ? 127.0 : format.bits == 4 ? (format.offset == Offset::kNone ? 8.0 : 7.5) : 1e30;
+        for (int64_t i = group; i < group + format.group; ++i)
+          most = std::max(most, std::fabs(static_cast<double>(x[static_cast<size_t>(r * 256 + i)])));
+        // Half a step, and f16 rounding of header values that are at most 2^7 steps; symmetric i4 clips at 7/8 of one
+        // side.
+        const double steps = format.bits == 8   ? 127.0
+                             : format.bits == 4 ? (format.offset == Offset::kNone ? 8.0 : 7.5)
+                                                : 1e30;
         const double clipped = format.bits == 4 && format.offset == Offset::kNone ? 1.0 : 0.5;
         const double bound = most / steps * clipped + most * 0x1p-10;
         CHECK(std::fabs(reference_weight(weight->matrix(), r, c) - x[static_cast<size_t>(r * 256 + c)]) <= bound);

@@ -34,8 +34,8 @@ struct Candidate {
   double weight;
 };
 
-// What the parameters leave, likeliest first, and how much the kernel's float exponentials may move a border between two
-// tokens: 2 ulp of the exponential, and half an ulp each for the difference, 1 / temperature and their product.
+// What the parameters leave, likeliest first, and how much the kernel's float exponentials may move a border between
+// two tokens: 2 ulp of the exponential, and half an ulp each for the difference, 1 / temperature and their product.
 struct Reference {
   std::vector<Candidate> kept;
   double mass = 0.0, tolerance = 0.0;
@@ -52,7 +52,8 @@ struct Reference {
     double total = 0.0;
     for (const Candidate& c : kept) total += c.weight;
     size_t n = 0;
-    while (n < kept.size() && (n == 0 || (mass < p.top_p * total && kept[n].weight >= p.min_p))) mass += kept[n++].weight;
+    while (n < kept.size() && (n == 0 || (mass < p.top_p * total && kept[n].weight >= p.min_p)))
+      mass += kept[n++].weight;
     kept.resize(n);
   }
 
@@ -195,7 +196,8 @@ TEST(equal_logits_are_kept_by_lower_id) {
   logits[500] = 2.0f;
   std::vector<int> seen(1000);
   for (int64_t i = 0; i < 500; ++i) {
-    ++seen[static_cast<size_t>(sampler.sample(logits.data(), 1000, {.temperature = 5.0f, .top_k = 3}, i).value_or(999))];
+    ++seen[static_cast<size_t>(
+        sampler.sample(logits.data(), 1000, {.temperature = 5.0f, .top_k = 3}, i).value_or(999))];
   }
   CHECK(seen[0] > 0 && seen[1] > 0 && seen[500] > 0);
   CHECK_EQ(seen[0] + seen[1] + seen[500], 500);

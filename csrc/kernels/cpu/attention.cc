@@ -1,4 +1,5 @@
-// out[r] = softmax(scale * q[r] K^T over the positions [0, visible[r])) V    rows that share a KV head, f32 keys and values
+// out[r] = softmax(scale * q[r] K^T over the positions [0, visible[r])) V    rows that share a KV head, f32 keys and
+// values
 //
 // Online softmax (Milakov and Gimelshein 2018; FlashAttention) over tiles of 64 positions, whose scores never leave L1.
 // Each fixed segment of 512 absolute positions keeps its own (max, sum, acc); segments are merged in ascending order

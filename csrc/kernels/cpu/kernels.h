@@ -41,16 +41,16 @@ struct RmsNormQuantizeArgs {
 // y[r,n] = sum_k x[r,k] * w[n,k] (+ bias[n]) (+ residual[r,n])
 // with a second matrix `up`: y[r,n] = silu(gate) * up, where gate = (x w^T)[r,n] and up = (x up^T)[r,n]
 struct MatmulArgs {
-  PackedMatrix weight;             // [n, k]
-  PackedMatrix up;                 // [n, k] in the same format; data == nullptr: none
-  ActivationView x;                // quantised [rows, k], for integer formats
-  const float* x_f32 = nullptr;    // [rows, k], for f32 weights
+  PackedMatrix weight;           // [n, k]
+  PackedMatrix up;               // [n, k] in the same format; data == nullptr: none
+  ActivationView x;              // quantised [rows, k], for integer formats
+  const float* x_f32 = nullptr;  // [rows, k], for f32 weights
   int64_t rows = 0;
-  float* y = nullptr;              // [rows, y_stride]
+  float* y = nullptr;  // [rows, y_stride]
   int64_t y_stride = 0;
-  const float* bias = nullptr;     // [n]
-  const float* residual = nullptr; // [rows, y_stride]
-  int64_t begin = 0, end = 0;      // slabs of 16 outputs
+  const float* bias = nullptr;      // [n]
+  const float* residual = nullptr;  // [rows, y_stride]
+  int64_t begin = 0, end = 0;       // slabs of 16 outputs
 };
 
 // y[i,:] = table[ids[i],:]
@@ -61,7 +61,8 @@ struct EmbeddingArgs {
   int64_t begin, end;  // rows
 };
 
-// Rotates the pairs (i, i + head_dim / 2) of every head by the angle of its position (rotate-half convention, RoFormer).
+// Rotates the pairs (i, i + head_dim / 2) of every head by the angle of its position (rotate-half convention,
+// RoFormer).
 struct RopeArgs {
   const float* x;            // [rows, n_heads * head_dim]
   float* y;                  // the same shape; may be x
@@ -88,10 +89,10 @@ struct SiluMulArgs {
   int64_t begin, end;  // elements
 };
 
-inline constexpr int kBlockSize = 32;        // tokens in a KV block
-inline constexpr int kSegment = 512;         // absolute positions that attention sums apart from all others
-inline constexpr int kAttentionTile = 64;    // positions whose scores are in L1 together
-inline constexpr int kAttentionRows = 16;    // (token, query head) rows that share a read of K and V
+inline constexpr int kBlockSize = 32;      // tokens in a KV block
+inline constexpr int kSegment = 512;       // absolute positions that attention sums apart from all others
+inline constexpr int kAttentionTile = 64;  // positions whose scores are in L1 together
+inline constexpr int kAttentionRows = 16;  // (token, query head) rows that share a read of K and V
 inline constexpr int64_t kMaxHeadDim = 512;
 
 // One KV head of one layer, through a sequence's block table. V rows are padded to whole lanes.
@@ -163,20 +164,20 @@ struct PeakProbeArgs {
   int64_t* operations;
 };
 
-#define JIFFY_KERNELS(X)                      \
-  X(rms_norm, RmsNormArgs)                    \
-  X(quantize, QuantizeArgs)                   \
-  X(rms_norm_quantize, RmsNormQuantizeArgs)   \
-  X(matmul, MatmulArgs)                       \
-  X(embedding, EmbeddingArgs)                 \
-  X(rope, RopeArgs)                           \
-  X(add, AddArgs)                             \
-  X(silu_mul, SiluMulArgs)                    \
-  X(kv_write, KvWriteArgs)                    \
-  X(attention, AttentionArgs)                 \
-  X(argmax, ArgmaxArgs)                       \
-  X(softmax, SoftmaxArgs)                     \
-  X(read_probe, ReadProbeArgs)                \
+#define JIFFY_KERNELS(X)                    \
+  X(rms_norm, RmsNormArgs)                  \
+  X(quantize, QuantizeArgs)                 \
+  X(rms_norm_quantize, RmsNormQuantizeArgs) \
+  X(matmul, MatmulArgs)                     \
+  X(embedding, EmbeddingArgs)               \
+  X(rope, RopeArgs)                         \
+  X(add, AddArgs)                           \
+  X(silu_mul, SiluMulArgs)                  \
+  X(kv_write, KvWriteArgs)                  \
+  X(attention, AttentionArgs)               \
+  X(argmax, ArgmaxArgs)                     \
+  X(softmax, SoftmaxArgs)                   \
+  X(read_probe, ReadProbeArgs)              \
   X(peak_probe, PeakProbeArgs)
 
 // The kernels of one instruction set.

@@ -17,11 +17,11 @@ inline constexpr int64_t kPrefetchManyRows = 16384;
 // One row tile of activations, and the slab that it meets.
 struct TileArgs {
   const uint8_t* slab;
-  const int8_t* data;          // [cols_padded / 4][step][4], from the first row in question
-  const float* scale;          // [n_groups][step]
-  const int32_t* correction;   // [n_groups][step]
-  const float* scaled_sum;     // [n_groups][step]
-  int64_t step;                // rows of the whole tile
+  const int8_t* data;         // [cols_padded / 4][step][4], from the first row in question
+  const float* scale;         // [n_groups][step]
+  const int32_t* correction;  // [n_groups][step]
+  const float* scaled_sum;    // [n_groups][step]
+  int64_t step;               // rows of the whole tile
   int64_t groups;
   int units_per_group;
   bool f32_header;
@@ -131,20 +131,32 @@ using TileFunction = void (*)(const TileArgs&);
 template <int kBits, Offset kOffset>
 TileFunction tile_function(int64_t rows) {
   static_assert(kRowsAtOnce == 4 || kRowsAtOnce == kMaxTileRows);
-  constexpr int kWide = kRowsAtOnce == kMaxTileRows ? 1 : 0;  // 5..12 rows at once are instantiated only where registers allow
+  constexpr int kWide =
+      kRowsAtOnce == kMaxTileRows ? 1 : 0;  // 5..12 rows at once are instantiated only where registers allow
   static constexpr TileFunction kTable[] = {
       dot_tile<kBits, kOffset, 1>,
       dot_tile<kBits, kOffset, 2>,
       dot_tile<kBits, kOffset, 3>,
       dot_tile<kBits, kOffset, 4>,
-      dot_tile<kBits, kOffset, kWide ? 5 : 4>,
-      dot_tile<kBits, kOffset, kWide ? 6 : 4>,
-      dot_tile<kBits, kOffset, kWide ? 7 : 4>,
-      dot_tile<kBits, kOffset, kWide ? 8 : 4>,
-      dot_tile<kBits, kOffset, kWide ? 9 : 4>,
-      dot_tile<kBits, kOffset, kWide ? 10 : 4>,
-      dot_tile<kBits, kOffset, kWide ? 11 : 4>,
-      dot_tile<kBits, kOffset, kWide ? 12 : 4>,
+      dot_tile < kBits,
+      kOffset,
+      kWide ? 5 : 4 >,
+      dot_tile < kBits,
+      kOffset,
+      kWide ? 6 : 4 >,
+      dot_tile < kBits,
+      kOffset,
+      kWide ? 7 : 4 >,
+      dot_tile < kBits,
+      kOffset,
+      kWide ? 8 : 4 >,
+      dot_tile < kBits,
+      kOffset,
+      kWide ? 9 : 4 >,
+      dot_tile < kBits,
+      kOffset,
+      kWide ? 10 : 4 >
+      , dot_tile < kBits, kOffset, kWide ? 11 : 4 >, dot_tile < kBits, kOffset, kWide ? 12 : 4 >,
   };
   return kTable[rows - 1];
 }
@@ -180,7 +192,9 @@ void quantized_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, in
           .groups = groups,
           .units_per_group = f.group / kUnit,
           .f32_header = f.scale == ScaleType::kF32,
-          .prefetch = !from_memory ? 0 : rows == 1 ? kPrefetchOneRow : kPrefetchManyRows,
+          .prefetch = !from_memory ? 0
+                      : rows == 1  ? kPrefetchOneRow
+                                   : kPrefetchManyRows,
           .acc = acc + done * kLanes});
     done += now;
   }

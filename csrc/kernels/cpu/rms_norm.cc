@@ -6,7 +6,8 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-// 1 / sqrt(mean(x^2) + eps). Four chains of lanes hide the FMA latency; their order of addition is the same on every set.
+// 1 / sqrt(mean(x^2) + eps). Four chains of lanes hide the FMA latency; their order of addition is the same on every
+// set.
 float inverse_rms(const float* x, int64_t dim, float eps) {
   Floats chain[4] = {zeros(), zeros(), zeros(), zeros()};
   for (int64_t i = 0, c = 0; i < dim; i += kLanes, c = (c + 1) % 4) {

@@ -113,9 +113,7 @@ inline Codes low_nibbles(Codes c) {
   const __m256i mask = _mm256_set1_epi8(15);
   return {_mm256_and_si256(c.lo, mask), _mm256_and_si256(c.hi, mask)};
 }
-inline Codes high_nibbles(Codes c) {
-  return low_nibbles({_mm256_srli_epi16(c.lo, 4), _mm256_srli_epi16(c.hi, 4)});
-}
+inline Codes high_nibbles(Codes c) { return low_nibbles({_mm256_srli_epi16(c.lo, 4), _mm256_srli_epi16(c.hi, 4)}); }
 
 inline constexpr int kRowsAtOnce = 4;
 inline constexpr bool kBytesBiased = false;
@@ -155,7 +153,8 @@ inline Ints end_nibbles(Ints acc, NibbleSum s) {
 // The busiest loops there are: 12 independent chains hide the latency of every instruction.
 template <class Step>
 inline void repeat_chains(int64_t repeats, Step&& step) {
-  __m256i c0 = _mm256_setzero_si256(), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0, c10 = c0, c11 = c0;
+  __m256i c0 = _mm256_setzero_si256(), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0,
+          c10 = c0, c11 = c0;
   for (int64_t n = 0; n < repeats; ++n) {
     step(c0), step(c1), step(c2), step(c3), step(c4), step(c5);
     step(c6), step(c7), step(c8), step(c9), step(c10), step(c11);

@@ -89,7 +89,8 @@ inline Ints end_nibbles(Ints, NibbleSum s) { return s; }
 // The busiest loops there are: 12 independent chains hide the latency of every instruction.
 template <class Step>
 inline void repeat_chains(int64_t repeats, Step&& step) {
-  Ints c0 = splat(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0, c10 = c0, c11 = c0;
+  Ints c0 = splat(0), c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0, c10 = c0,
+       c11 = c0;
   for (int64_t n = 0; n < repeats; ++n) {
     step(c0), step(c1), step(c2), step(c3), step(c4), step(c5);
     step(c6), step(c7), step(c8), step(c9), step(c10), step(c11);

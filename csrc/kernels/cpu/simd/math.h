@@ -9,7 +9,8 @@ namespace {
 inline constexpr int kLanes = 16;
 
 // e^x to 2 ulp for x in [-87, 88], clamped outside; a NaN gives e^-87.
-// Cody-Waite reduction x = n ln 2 + r, |r| <= ln 2 / 2, then a degree-6 Taylor polynomial (remainder r^7 / 5040 < 1.2e-7 e^r).
+// Cody-Waite reduction x = n ln 2 + r, |r| <= ln 2 / 2, then a degree-6 Taylor polynomial (remainder r^7 / 5040
+// < 1.2e-7 e^r).
 inline Floats exp(Floats x) {
   x = min(max(x, splat(-87.0f)), splat(88.0f));
   const Floats round = splat(0x1.8p23f);  // adding it rounds to an integer, ties to even, in the low bits

@@ -1,4 +1,5 @@
-// The SIMD vocabulary in plain C++: 16 f32 lanes in an array. The reference of every other set; see avx512.h for the contract.
+// The SIMD vocabulary in plain C++: 16 f32 lanes in an array. The reference of every other set; see avx512.h for the
+// contract.
 #pragma once
 
 #include <cmath>
@@ -26,7 +27,8 @@ inline R each(F&& f) {
   for (int i = 0; i < 16; ++i) r.v[i] = f(i);
   return r;
 }
-// fmaf, not a * b + c: the fused result is part of the contract (the C library uses the FMA instruction where there is one).
+// fmaf, not a * b + c: the fused result is part of the contract (the C library uses the FMA instruction where there is
+// one).
 inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline Floats zeros() { return Floats{}; }
 inline Floats splat(float x) {

@@ -1,0 +1,26 @@
+#include "failing_allocations.h"
+
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+// In a file of its own: where the compiler can inline only one of new and delete it warns that they don't match.
+
+namespace {
+thread_local int64_t successes_left = -1;
+}
+
+void* operator new(size_t size) {
+  if (successes_left >= 0 && successes_left-- == 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
+  throw std::bad_alloc();
+}
+
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+namespace jiffy::check {
+
+void fail_allocation_after(int64_t successes) { successes_left = successes; }
+
+}  // namespace jiffy::check
