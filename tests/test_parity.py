@@ -22,15 +22,15 @@ SHAPES = {
     "heads_3x20": {"dim": 60, "ffn_dim": 45, "n_kv_heads": 3},
     "heads_6_over_2": {"dim": 72, "ffn_dim": 100, "n_heads": 6, "n_kv_heads": 2, "tied": False},
     "heads_5_over_1": {"dim": 50, "ffn_dim": 33, "n_heads": 5, "n_kv_heads": 1, "tied": False},
-    "heads_20_over_1": {"dim": 41, "ffn_dim": 7, "n_heads": 20, "n_kv_heads": 1, "head_dim": 6},
+    "heads_20_over_1": {"dim": 40, "ffn_dim": 7, "n_heads": 20, "n_kv_heads": 1, "head_dim": 6},
     "one_head_of_2": {"dim": 9, "ffn_dim": 1, "n_heads": 1, "head_dim": 2, "n_layers": 1},
     "wide_head": {"dim": 64, "ffn_dim": 128, "n_heads": 2, "n_kv_heads": 2, "head_dim": 130},
-    "deep": {"dim": 33, "n_layers": 9, "n_heads": 4, "n_kv_heads": 4, "head_dim": 10},
+    "deep": {"dim": 37, "n_layers": 9, "n_heads": 1, "head_dim": 10},
     "biases": {"bias": True, "dim": 60, "ffn_dim": 45},
-    "attention_biases": {"bias": True, "mlp_bias": False},
     "larger_vocabulary": {"vocab_size": 1003, "tied": False},
 }
 CONFIGS = {
+    "attention_bias_alone": {"bias": True, "mlp_bias": False},
     "rope_theta": {"rope_theta": 1e6},
     "rope_parameters": {"rope_parameters": {"rope_type": "default", "rope_theta": 250.0}},
     "norm_eps": {"rms_norm_eps": 0.5},
@@ -56,9 +56,9 @@ def write(folder, options: dict[str, object]) -> None:
         tiny.write_safetensors(folder / "model.safetensors", raw)
 
 
-def reference(folder):
-    options = {"dtype": torch.float32, "attn_implementation": "eager"}
-    model, report = transformers.LlamaForCausalLM.from_pretrained(folder, **options, output_loading_info=True)
+def reference(folder, **options):
+    options |= {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
+    model, report = transformers.LlamaForCausalLM.from_pretrained(folder, **options)
     assert not report["missing_keys"] and not report["unexpected_keys"], report
     return model.eval()
 
@@ -90,8 +90,6 @@ def test_every_instruction_set(tmp_path, isa):
 def test_gguf_is_the_folder(tmp_path, name):
     """The same float32 weights from both containers give the same bits: q and k come out of their interleaved order."""
     options = SHAPES[name]
-    if options.get("mlp_bias") is False:
-        options = {**options, "bias": False}
     defaults = {"dim": 48, "ffn_dim": 80, "n_heads": 3, "n_kv_heads": 1}
     tiny.write_hf_llama(tmp_path / "folder", **options)
     tiny.write_gguf_llama(tmp_path / "a.gguf", dtype="f32", **(defaults | options))
@@ -125,19 +123,19 @@ def smollm2_reference(path):
         rms_norm_eps=c.norm_eps,
         max_position_embeddings=c.context_length,
         tie_word_embeddings=True,
-        attn_implementation="eager",
     )
-    model = transformers.LlamaForCausalLM(config).eval()
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers)
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in transformers.LlamaForCausalLM(config).named_parameters()}
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            tensor = tensors.pop(names.get_name(name, (".weight", ".bias")))
-            values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(parameter.shape)
-            heads = {"q_proj": c.n_heads, "k_proj": c.n_kv_heads}.get(name.split(".")[-2])
-            parameter.copy_(torch.from_numpy(rotate_half_order(values, heads) if heads else values))
+    state = {}
+    for name, shape in shapes.items():
+        tensor = tensors.pop(names.get_name(name, (".weight", ".bias")))
+        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
+        heads = {"q_proj": c.n_heads, "k_proj": c.n_kv_heads}.get(name.split(".")[-2])
+        state[name] = torch.from_numpy(rotate_half_order(values, heads) if heads else values)
     assert not tensors, f"tensors that the reference has no place for: {list(tensors)}"
-    return model
+    return reference(None, config=config, state_dict=state)
 
 
 def rotate_half_order(weight: np.ndarray, n_heads: int) -> np.ndarray:

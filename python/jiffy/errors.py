@@ -63,6 +63,8 @@ def shown(value: object) -> str:
         return f'"{printable(value, 80)}"'
     if value is None:
         return "nothing"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"  # Python refuses to print the largest
     if isinstance(value, (bool, int, float)):
         return str(value)
     kind = {dict: "an object", list: "a list"}.get(type(value), type(value).__name__)

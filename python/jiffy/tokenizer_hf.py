@@ -84,8 +84,8 @@ def _chat_template(folder: Path, config: Fields) -> str | None:
             raise FormatError(path.name, expected="UTF-8", found=f"another byte at {error.start}") from None
     value = config.get("chat_template")
     if isinstance(value, list):
-        named = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
-        value = named.get("default")
+        named = (one for one in value if isinstance(one, dict) and one.get("name") == "default")
+        value = next(named, {}).get("template")
     if value is not None and not isinstance(value, str):
         raise config.error("chat_template", "a text, or a list of named texts", value)
     return value

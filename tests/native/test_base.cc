@@ -94,11 +94,15 @@ TEST(buffer_gives_memory_back) {
   CHECK(process_memory().mapped < before.mapped + (size_t{1} << 30));
 }
 
-TEST(small_buffers_stay_small) {
-  const ProcessMemory before = process_memory();
-  std::vector<Buffer> buffers;
-  for (int i = 0; i < 1000; ++i) buffers.push_back(Buffer::allocate(100, "test"));
-  CHECK(process_memory().mapped < before.mapped + (size_t{100} << 20));
+// Alignment to 2 MiB must leave nothing behind in front of a buffer or after it.
+TEST(buffers_map_no_more_than_they_hold) {
+  for (size_t bytes : {size_t{100}, (size_t{2} << 20) + 4096}) {
+    const ProcessMemory before = process_memory();
+    std::vector<Buffer> buffers;
+    for (int i = 0; i < 500; ++i) buffers.push_back(Buffer::allocate(bytes, "test"));
+    const size_t pages = 500 * (bytes + 4096);
+    CHECK(process_memory().mapped < before.mapped + pages + (size_t{32} << 20));
+  }
 }
 
 TEST(buffer_too_large_is_an_error_that_names_it) {

@@ -1,7 +1,4 @@
 // The engine on a tiny model: the same tokens whatever else happens, and nothing that stops it.
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cmath>
 #include <functional>
 #include <map>
@@ -11,6 +8,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -18,24 +16,21 @@
 #include "failing_allocations.h"
 #include "kernels/cpu/select.h"
 #include "runtime/engine.h"
-#include "tiny_model.h"
+#include "support.h"
 
 namespace jiffy {
 namespace {
 
-const WeightFormat kI8{.bits = 8, .group = 32};
+constexpr int64_t kContext = 1024;  // of the model
 
 struct Setup {
   std::string isa = "auto";
   int n_threads = 2;
   int64_t context = 512, max_batch = 64, prefill_chunk = 64;
-  WeightFormat format = kI8;
 };
 
 std::unique_ptr<Engine> make_engine(const Setup& s = {}) {
-  static std::map<std::string, std::shared_ptr<const Program>> models;
-  auto& model = models[s.format.name()];
-  if (!model) model = TinyModel::make(s.format);
+  static const std::shared_ptr<const Program> model = check::tiny_program(kContext, true);
   const EngineOptions options{.context = s.context, .max_batch = s.max_batch, .prefill_chunk = s.prefill_chunk};
   return std::make_unique<Engine>(model, std::make_shared<ThreadPool>(s.n_threads), select_kernels(s.isa), options);
 }
@@ -54,7 +49,7 @@ struct Answer {
 std::vector<int32_t> prompt(size_t length, unsigned seed) {
   std::mt19937 rng(seed);
   std::vector<int32_t> tokens(length);
-  for (int32_t& t : tokens) t = static_cast<int32_t>(rng() % TinyModel::kPoison);
+  for (int32_t& t : tokens) t = static_cast<int32_t>(rng() % check::kOverflowing);
   return tokens;
 }
 
@@ -107,11 +102,9 @@ TEST(answers_do_not_depend_on_companions_chunks_threads_or_instruction_set) {
   const std::vector<Request> all = requests(33);
   const std::vector<Answer> alone = run_each_alone(all);
   for (const std::string& isa : supported_isas()) {
-    for (const int64_t chunk : {1, 7, 512}) {
-      for (const int64_t max_batch : {1, 8, 64}) {
-        const Setup setup{.isa = isa, .n_threads = 1, .max_batch = max_batch, .prefill_chunk = chunk};
-        CHECK(run(*make_engine(setup), all) == alone);
-      }
+    for (const auto& [chunk, max_batch] : {std::pair{1, 64}, {7, 8}, {512, 64}}) {
+      const Setup setup{.isa = isa, .n_threads = 1, .max_batch = max_batch, .prefill_chunk = chunk};
+      CHECK(run(*make_engine(setup), all) == alone);
     }
   }
   for (const int n_threads : {3, 5}) CHECK(run(*make_engine({.n_threads = n_threads}), all) == alone);
@@ -121,7 +114,7 @@ TEST(logits_are_the_same_bits_in_any_chunks_beside_a_running_batch) {
   const std::vector<int32_t> tokens = prompt(300, 5);
   const auto logits = [&](const Setup& setup, bool busy) {
     const auto engine = make_engine(setup);
-    std::vector<float> out(tokens.size() * TinyModel::kVocabSize);
+    std::vector<float> out(tokens.size() * check::kTinyVocab);
     if (busy) engine->add(prompt(100, 6), {});
     if (busy) engine->step({});
     const int64_t n_free = engine->n_free_blocks();
@@ -129,13 +122,9 @@ TEST(logits_are_the_same_bits_in_any_chunks_beside_a_running_batch) {
     CHECK_EQ(engine->n_free_blocks(), n_free);
     return out;
   };
-  for (const WeightFormat& format : {WeightFormat{}, kI8, WeightFormat{.bits = 4, .group = 32}}) {
-    const std::vector<float> once = logits({.n_threads = 1, .prefill_chunk = 512, .format = format}, false);
-    for (const float x : once) CHECK(std::isfinite(x));
-    for (const int64_t chunk : {1, 7, 64}) {
-      CHECK(logits({.prefill_chunk = chunk, .format = format}, chunk == 64) == once);
-    }
-  }
+  const std::vector<float> once = logits({.n_threads = 1, .prefill_chunk = 512}, false);
+  for (const float x : once) CHECK(std::isfinite(x));
+  for (const int64_t chunk : {1, 7, 64}) CHECK(logits({.prefill_chunk = chunk}, chunk == 64) == once);
 }
 
 // The prompts fill all 48 blocks; then each needs a 13th.
@@ -182,24 +171,21 @@ TEST(steps_that_run_out_of_memory_lose_nothing) {
 
 TEST(requests_that_make_no_numbers_fail_alone) {
   std::vector<Request> all = requests(3);
-  all.push_back({{1, 2, TinyModel::kPoison, 3}, {}});
-  for (const WeightFormat& format : {WeightFormat{}, kI8}) {
-    const Setup setup{.format = format};
-    const std::vector<Answer> alone = run_each_alone(requests(3), setup);
-    const auto engine = make_engine(setup);
-    for (int round = 0; round < 3; ++round) {  // later rounds get blocks in which NaNs were
-      std::vector<Answer> answers = run(*engine, all);
-      CHECK_EQ(answers.back().reason, FinishReason::kError);
-      CHECK(answers.back().tokens.empty());
-      answers.pop_back();
-      CHECK(answers == alone);
-    }
-    engine->add(all.back().prompt, {});
-    const std::vector<TokenEvent> events = engine->step({});
-    CHECK_EQ(events.size(), 1);
-    CHECK_EQ(events[0].error->kind, ErrorKind::kFormat);
-    CHECK_EQ(events[0].error->where, "logits");
+  all.push_back({{1, 2, check::kOverflowing, 3}, {}});
+  const std::vector<Answer> alone = run_each_alone(requests(3));
+  const auto engine = make_engine();
+  for (int round = 0; round < 3; ++round) {  // later rounds get blocks in which NaNs were
+    std::vector<Answer> answers = run(*engine, all);
+    CHECK_EQ(answers.back().reason, FinishReason::kError);
+    CHECK(answers.back().tokens.empty());
+    answers.pop_back();
+    CHECK(answers == alone);
   }
+  engine->add(all.back().prompt, {});
+  const std::vector<TokenEvent> events = engine->step({});
+  CHECK_EQ(events.size(), 1);
+  CHECK_EQ(events[0].error->kind, ErrorKind::kFormat);
+  CHECK_EQ(events[0].error->where, "logits");
 }
 
 TEST(generation_ends_at_a_stop_token_at_max_tokens_or_at_the_context) {
@@ -224,7 +210,7 @@ TEST(bad_requests_are_refused_and_the_next_one_works) {
   const auto engine = make_engine({.context = 40});
   float unused;
   CHECK_THROWS(ErrorKind::kParameter, engine->add({}, {}));
-  for (const int32_t id : {-1, 50, INT32_MAX, INT32_MIN}) {
+  for (const int32_t id : {-1, 37, INT32_MAX, INT32_MIN}) {
     CHECK_THROWS(ErrorKind::kParameter, engine->add({1, id}, {}));
     CHECK_THROWS(ErrorKind::kParameter, engine->logits({1, id}, &unused, {}));
   }
@@ -243,7 +229,7 @@ TEST(bad_requests_are_refused_and_the_next_one_works) {
 }
 
 TEST(bad_engine_options_are_refused) {
-  for (const int64_t bad : {int64_t{-1}, int64_t{0}, TinyModel::kContext + 1, INT64_MAX}) {
+  for (const int64_t bad : {int64_t{-1}, int64_t{0}, kContext + 1, INT64_MAX}) {
     CHECK_THROWS(ErrorKind::kParameter, make_engine({.context = bad}));
   }
   for (const int64_t bad : {int64_t{-1}, int64_t{0}, INT64_MAX}) {
@@ -292,30 +278,25 @@ TEST(two_threads_step_one_batch) {
 
 // Within a step, so that the engine is locked by a thread that the child doesn't have.
 bool child_gets_fork_errors(Engine& engine) {
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(10);
-    int errors = 0;
-    for (const std::function<void()>& call :
-         std::initializer_list<std::function<void()>>{[&] { engine.add({1}, {}); }, [&] { engine.step({}); },
-                                                      [&] { engine.cancel(0); }, [&] { engine.idle(); }}) {
+  return check::succeeds_in_child([&] {
+    const std::function<void()> calls[] = {[&] { engine.add({1}, {}); }, [&] { engine.step({}); },
+                                           [&] { engine.cancel(0); }, [&] { engine.idle(); }};
+    for (const auto& call : calls) {
       try {
         call();
+        return false;
       } catch (const Error& error) {
-        errors += error.kind == ErrorKind::kFork;
+        if (error.kind != ErrorKind::kFork) return false;
       }
     }
-    _exit(errors == 4 ? 0 : 1);
-  }
-  int status = -1;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return true;
+  });
 }
 
-// A prefill of 1500 tokens takes the slowest kernels far more than the 50 ms after which the executor first asks.
+// A prefill of 800 tokens takes the slowest kernels far more than the 50 ms after which the executor first asks.
 TEST(interrupted_steps_change_nothing_and_a_forked_child_gets_errors) {
-  const Setup setup{.isa = "scalar", .n_threads = 1, .context = 2048, .prefill_chunk = 2048};
-  const std::vector<Request> all{{{3, 4, 5}, {.max_tokens = 8}}, {prompt(1500, 3), {.max_tokens = 3}}};
+  const Setup setup{.isa = "scalar", .n_threads = 1, .context = 1024, .prefill_chunk = 1024};
+  const std::vector<Request> all{{{3, 4, 5}, {.max_tokens = 8}}, {prompt(800, 3), {.max_tokens = 3}}};
   const auto engine = make_engine(setup);
   bool forked_well = false;
   int interruptions = 0;
@@ -336,7 +317,7 @@ TEST(interrupted_steps_change_nothing_and_a_forked_child_gets_errors) {
   CHECK(run(*engine, all, step) == run_each_alone(all, setup));
   CHECK_EQ(interruptions, 2);
   CHECK(forked_well);
-  std::vector<float> out(1500 * TinyModel::kVocabSize);
+  std::vector<float> out(800 * check::kTinyVocab);
   try {
     engine->logits(all[1].prompt, out.data(), [] { return true; });
     CHECK(!"the logits took long enough to be interrupted");

@@ -1,5 +1,4 @@
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "check.h"
+#include "support.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -26,33 +26,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kThreadSanitizer = true;
-#else
-constexpr bool kThreadSanitizer = false;
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kAddressSanitizer = true;
-#else
-constexpr bool kAddressSanitizer = false;
-#endif
-
-// Runs `body` in a forked child; true when it returned true within 10 seconds.
-bool succeeds_in_child(const std::function<bool()>& body) {
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(10);
-    bool ok = false;
-    try {
-      ok = body();
-    } catch (...) {
-    }
-    _exit(ok ? 0 : 1);
-  }
-  int status = -1;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
+using check::kAddressSanitizer;
+using check::kThreadSanitizer;
+using check::succeeds_in_child;
 
 bool run_throws_fork_error(ThreadPool& pool) {
   try {

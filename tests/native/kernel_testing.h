@@ -1,0 +1,64 @@
+// What the tests of kernels share: random data, every instruction set against the first, packed matrices.
+#pragma once
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "check.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/select.h"
+#include "quant/reference.h"
+#include "quant/weight.h"
+#include "support.h"
+
+namespace jiffy::check {
+
+inline std::vector<float> normal(size_t n, unsigned seed, float scale = 1.0f) { return normal_floats(n, seed, scale); }
+
+// Runs `compute` on every set and checks that all give the bytes of the first, which it returns.
+template <class Compute>
+auto on_every_isa(const char* what, Compute&& compute) {
+  const std::vector<std::string> isas = supported_isas();
+  const auto first = compute(select_kernels(isas[0]));
+  for (size_t i = 1; i < isas.size(); ++i) {
+    const auto other = compute(select_kernels(isas[i]));
+    const bool equal =
+        other.size() == first.size() && std::memcmp(other.data(), first.data(), first.size() * sizeof(first[0])) == 0;
+    if (!equal) report_failure(__FILE__, __LINE__, std::string(what) + ": " + isas[i] + " differs from " + isas[0]);
+  }
+  return first;
+}
+
+// Every format that a matrix can have: bits, groups, offsets and header types.
+std::vector<WeightFormat> all_formats();
+
+// A packed random matrix; for offset "zero" the offsets are small integers, put in by hand.
+std::shared_ptr<Weight> random_weight(int64_t rows, int64_t cols, const WeightFormat& format, ThreadPool& pool);
+
+struct Activations {
+  std::vector<uint8_t> memory;
+  ActivationView view;
+
+  Activations(const Kernels& kernels, const std::vector<float>& x, int64_t rows, int64_t cols, int64_t group)
+      : memory(static_cast<size_t>(rows * activation_row_bytes(cols, group))),
+        view(activation_view(memory.data(), rows, cols, group)) {
+    kernels.quantize({x.data(), view, 0, rows});
+  }
+  // The integer that the kernels multiply with.
+  int q(int64_t row, int64_t col) const {
+    int64_t tile = 0;
+    while (row_tile_begin(view.rows, tile + 1) <= row) ++tile;
+    const int64_t first = row_tile_begin(view.rows, tile), rows = row_tile_begin(view.rows, tile + 1) - first;
+    return view.data[first * view.padded() + (col / 4 * rows + row - first) * 4 + col % 4];
+  }
+  double scale(int64_t row, int64_t col) const {
+    int64_t tile = 0;
+    while (row_tile_begin(view.rows, tile + 1) <= row) ++tile;
+    const int64_t first = row_tile_begin(view.rows, tile), rows = row_tile_begin(view.rows, tile + 1) - first;
+    return view.scale[first * view.groups() + col / view.group * rows + row - first];
+  }
+};
+
+}  // namespace jiffy::check
