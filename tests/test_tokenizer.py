@@ -16,9 +16,8 @@ from jiffy.errors import Error, FormatError, ParameterError, Unsupported
 from jiffy.gguf import read_gguf
 from jiffy.tokenizer import Tokenizer
 
-VECTORS = (
-    "command-r deepseek-coder falcon gpt-2 llama-bpe llama-spm mpt phi-3 qwen2 qwen35 refact starcoder".split()  # noqa: SIM905
-)
+VECTORS = ["command-r", "deepseek-coder", "falcon", "gpt-2", "llama-bpe", "llama-spm"]
+VECTORS += ["mpt", "phi-3", "qwen2", "qwen35", "refact", "starcoder"]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 CHAT = "<|im_start|>user\nIt's 1234.<|im_end|>\n"
 
@@ -53,17 +52,8 @@ def folder(tmp_path: Path, config: dict | None = None, **files: str) -> Path:
 
 def spm_metadata(**changes: object) -> dict[str, object]:
     """SentencePiece with every byte, a few pieces and a token of the user's."""
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        *"▁abc",
-        "ab",
-        "▁ab",
-        "abc",
-        "<tool>",
-    ]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += [*"▁abc", "ab", "▁ab", "abc", "<tool>"]
     types = [2, 3, 3] + [6] * 256 + [1] * 7 + [4]
     values = {
         "model": "llama",
@@ -100,12 +90,9 @@ def test_smollm2_as_in_its_file(smollm2):
 
 def test_smollm2_loads_soon(smollm2_path):
     values = read_gguf(smollm2_path).metadata
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        Tokenizer.from_source(values)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.4
+    start = time.process_time()
+    Tokenizer.from_source(values)
+    assert time.process_time() - start < 0.4
 
 
 def test_a_novel_comes_back(smollm2, spm, botchan_text):
@@ -128,6 +115,15 @@ def test_special_text_is_text_unless_asked_for(smollm2):
     assert smollm2.decode(parsed, skip_special=False) == CHAT
     assert smollm2.decode(parsed) == "user\nIt's 1234.\n"
     assert smollm2.encode(CHAT) == plain, "one flag must not change the other way of encoding"
+
+
+def test_text_that_merges_into_a_special_token_is_refused(tmp_path):
+    types = np.ones(300, "<i4")
+    types[tiny.vocabulary(300)[0].index("ab")] = 3
+    tokenizer = Tokenizer.from_source(metadata(tmp_path, token_type=types))
+    assert tokenizer.decode(tokenizer.encode("a b")) == "a b"
+    with pytest.raises(ParameterError, match='without a special token, found "ab"'):
+        tokenizer.encode("xx ab")
 
 
 def test_a_token_of_the_users_is_found_in_plain_text_too():
@@ -208,7 +204,8 @@ def test_chat_template_of_a_folder(tmp_path):
 @settings(max_examples=300, deadline=None)
 @given(text=TEXTS, parse_special=st.booleans())
 def test_any_text_comes_back(smollm2, spm, text, parse_special):
-    assert spm.decode(spm.encode(text, parse_special=parse_special)) == text
+    # SentencePiece can't tell its visible space from a space.
+    assert spm.decode(spm.encode(text, parse_special=parse_special)) == text.replace("\u2581", " ")
     # SmolLM2 was trained without these bytes; a byte that has no token is left out, as in llama.cpp.
     text = "".join(char for char in text if not set(b"\x04\x06\x13\x14\x16\x1d\xf1\xf2") & set(char.encode()))
     assert smollm2.decode(smollm2.encode(text, parse_special=parse_special)) == text
@@ -251,9 +248,9 @@ def test_long_text_is_cut_without_a_trace(smollm2, spm, botchan_text, monkeypatc
 
 def test_ten_megabytes(smollm2, botchan_text):
     text = botchan_text * (1 + 10_000_000 // len(botchan_text))
-    start = time.perf_counter()
+    start = time.process_time()
     ids = smollm2.encode(text)
-    assert time.perf_counter() - start < 90
+    assert time.process_time() - start < 60
     assert smollm2.decode(ids[:1000]) == text[: len(smollm2.decode(ids[:1000]))]
     with pytest.raises(ParameterError, match="characters without a space"):
         smollm2.encode("a" * 10_000_000)
@@ -343,11 +340,8 @@ def test_unknown_kinds_are_named(tmp_path):
         Tokenizer.from_source(metadata(tmp_path, model="quaint"))
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 1 << 70) | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=8,
-)
+SCALARS = st.none() | st.booleans() | st.integers(-5, 1 << 70) | st.floats(allow_nan=False) | st.text(max_size=5)
+JSON = SCALARS | st.lists(SCALARS, max_size=4) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=4)
 
 
 @settings(max_examples=300, deadline=None)

@@ -116,7 +116,7 @@ void bind_weight(py::module_& m) {
       .def_property_readonly("rows", [](const Weight& w) { return w.matrix().rows; })
       .def_property_readonly("cols", [](const Weight& w) { return w.matrix().cols; })
       .def_property_readonly("n_bytes", &Weight::bytes)
-      .def_property_readonly("largest_scale", &Weight::largest_scale);
+      .def_property_readonly("fits_f16_headers", &Weight::fits_f16_headers);
 
   m.def("matmul", &matmul, py::arg("weights"), py::arg("x"), py::arg("pool"), py::arg("isa") = "auto",
         "x w^T for each weight of a list in turn, x float32 [n, cols]; returns that of the last, float32 [n, rows]. "

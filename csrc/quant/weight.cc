@@ -1,6 +1,8 @@
 #include "quant/weight.h"
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -51,14 +53,14 @@ void place_header(const GroupHeader& header, const WeightFormat& f, uint8_t* sla
   if (f.offset != Offset::kNone) place_value(line + set_bytes, f.scale, lane, header.offset);
 }
 
-bool all_finite(const float* x, int64_t n) {
-  uint32_t bad = 0;
+// Infinity or NaN if there is one: as integers, magnitudes of floats are in the same order, and NaN comes last.
+float largest_magnitude(const float* x, int64_t n) {
+  int32_t largest = 0;
   for (int64_t i = 0; i < n; ++i) {
-    uint32_t word;
-    std::memcpy(&word, x + i, 4);
-    bad |= (word & 0x7f800000u) == 0x7f800000u;
+    const int32_t magnitude = std::bit_cast<int32_t>(x[i]) & 0x7fffffff;
+    largest = magnitude > largest ? magnitude : largest;
   }
-  return bad == 0;
+  return std::bit_cast<float>(largest);
 }
 
 // Packs one row after another; `floats` holds a decoded row.
@@ -76,7 +78,9 @@ class RowPacker {
     const int lane = static_cast<int>(row % kSlabRows);
     if (natural_format(type_) == matrix_.format && is_quantized(type_)) return take_over(source, slab, lane);
     decode_row(type_, source, matrix_.cols, floats_.data());
-    if (!all_finite(floats_.data(), matrix_.cols)) return false;
+    const float largest = largest_magnitude(floats_.data(), matrix_.cols);
+    if (!std::isfinite(largest)) return false;
+    largest_ = std::fmax(largest_, largest);
     if (!matrix_.format.quantized()) {
       float* column = reinterpret_cast<float*>(slab) + lane;
       for (int64_t k = 0; k < matrix_.cols; ++k) column[k * kSlabRows] = floats_[static_cast<size_t>(k)];
@@ -103,7 +107,6 @@ class RowPacker {
   }
 
   void place(const GroupHeader& header, const uint8_t* codes, uint8_t* slab, int64_t g, int lane) {
-    largest_ = std::fmax(largest_, std::fmax(std::fabs(header.scale), std::fabs(header.offset)));
     place_header(header, matrix_.format, slab, g, lane);
     place_codes(codes, matrix_.format, slab + codes_offset(matrix_.format, g), lane);
   }
@@ -175,7 +178,15 @@ void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, Sou
   if (bad_row >= 0) {
     fail(ErrorKind::kFormat, name_, "finite weights", "NaN or infinity in row " + std::to_string(bad_row));
   }
-  for (const float scale : largest) largest_scale_ = std::fmax(largest_scale_, scale);
+  for (const float x : largest) largest_ = std::fmax(largest_, x);
+}
+
+bool Weight::fits_f16_headers() const {
+  constexpr float kLargest = 65504.0f, kSmallestNormal = 0x1p-14f;
+  const WeightFormat& f = matrix_.format;
+  if (!f.quantized() || largest_ == 0.0f) return true;
+  const float scale = largest_ / (f.bits == 4 ? 8.0f : 127.0f);
+  return scale >= kSmallestNormal && (f.offset == Offset::kNone ? scale : largest_) <= kLargest;
 }
 
 }  // namespace jiffy

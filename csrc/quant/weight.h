@@ -32,9 +32,9 @@ class Weight {
   // out of range.
   void pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool);
 
-  // The largest |scale| or |offset| seen: above 65504 f16 headers can't hold the tensor, below 2^-14 they lose digits
-  // of it.
-  float largest_scale() const { return largest_scale_; }
+  // Whether f16 headers hold scales and offsets of what has been packed: none overflows, and the scale of the largest
+  // group keeps all its digits (a group far below it loses nothing that counts).
+  bool fits_f16_headers() const;
 
   const std::string& name() const { return name_; }
   const PackedMatrix& matrix() const { return matrix_; }
@@ -47,7 +47,7 @@ class Weight {
   std::string name_;
   std::shared_ptr<Buffer> buffer_;  // shared by the two of a pair
   PackedMatrix matrix_;
-  float largest_scale_ = 0.0f;
+  float largest_ = 0.0f;  // |weight|, of those that were quantised here
 };
 
 // The format that holds a block-quantised source without loss: q4_0 -> i4, q4_1 -> i4a, q8_0 -> i8g32; f32 for floats.

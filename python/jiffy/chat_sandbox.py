@@ -12,7 +12,7 @@ import operator
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from types import CodeType
@@ -29,7 +29,7 @@ from jinja2.visitor import NodeTransformer
 
 from .errors import Error, FormatError, shown
 
-MAX_TEMPLATE_CHARS = 1 << 17  # the longest of the well-known ones have 17,000
+MAX_TEMPLATE_CHARS = 1 << 16  # the longest of the well-known ones have 17,000; the worst compile in 2 s
 _MAX_FORMAT_CHARS = 1 << 12
 _MAX_WIDTH = 1000
 _MAX_BITS = 4096
@@ -65,12 +65,12 @@ def render(template: str, variables: Mapping[str, object], seconds: float, max_c
 
     Raises FormatError("chat_template") for whatever goes wrong, the template's own raise_exception included.
     """
-    meter = Meter(seconds, max_chars)
     if len(template) > MAX_TEMPLATE_CHARS:
         _refuse(f"at most {MAX_TEMPLATE_CHARS} characters", str(len(template)))
     try:
-        sandbox = Sandbox(meter)
-        program = Template.from_code(sandbox, _compiled(template), sandbox.make_globals(None))
+        code = _compiled(template)
+        sandbox = Sandbox(Meter(seconds, max_chars))
+        program = Template.from_code(sandbox, code, sandbox.make_globals(None))
         return sandbox.concat(program.root_render_func(program.new_context(dict(variables))))
     except Error:
         raise
@@ -155,6 +155,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def text(self, value: object) -> str:
         """A value as it is printed."""
+        self.meter.tick()
         if isinstance(value, (str, Undefined)):
             return str(value)
         self.meter.weigh((value,))
@@ -236,9 +237,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
                     _refuse(f"{name} of at most {_MAX_NEEDLE} characters", str(len(value)))
             if name == "int" and isinstance(args[0], str) and len(args[0]) > _MAX_WIDTH:
                 _refuse(f"numbers of at most {_MAX_WIDTH} digits", str(len(args[0])))
-            return self.meter.keep(function(*args, **kwargs))
+            result = self.meter.keep(function(*args, **kwargs))
+            return self._ticking(result) if isinstance(result, Generator) else result
 
         return run
+
+    def _ticking(self, values: Iterable[object]) -> Iterator[object]:
+        """Lazy values, each of which is a step: filters may be stacked a thousand deep over a million values."""
+        for value in values:
+            self.meter.tick()
+            yield value
 
     def _check_product(self, left: object, right: object) -> None:
         if isinstance(left, int) and isinstance(right, int):

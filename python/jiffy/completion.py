@@ -51,7 +51,7 @@ class Progress:
     last: float = 0.0
 
     def __post_init__(self) -> None:
-        self._stream = self.tokenizer.decode_stream()
+        self._stream = self.tokenizer.stream()
         self._text = ""
         self._given = 0
 
@@ -61,10 +61,11 @@ class Progress:
         if not self.token_ids:
             self.first = self.last
         self.token_ids.append(token)
-        if not (reason == "stop" and token in self.eos_ids):
-            self._text += self._stream.push(token)
+        means_nothing = token >= self.tokenizer.vocab_size  # a row that pads the model's vocabulary
+        if not (means_nothing or (reason == "stop" and token in self.eos_ids)):
+            self._text += self._stream.put(token)
         if finished:
-            self._text += self._stream.flush()
+            self._text += self._stream.finish()
             self.finish_reason = reason
         self._cut_at_stop()
         certain = len(self._text) if self.finish_reason else self._certain()

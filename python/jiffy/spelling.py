@@ -55,7 +55,6 @@ class TextStream:
         self._position = 0
         return tail
 
-    push, flush = put, finish
 
 
 def byte_level() -> Spelling:

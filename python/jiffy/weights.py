@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .tensor_entry import TensorEntry
 
 _PIECE_BYTES = 16 << 20  # of a file, read at a time
-_F16_NORMAL, _F16_MAX = 2.0**-14, 65504.0
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 
 
@@ -100,7 +99,7 @@ class Weights:
             packed = [_core.Weight(entries[0].name, *shape)]
         for entry, weight in zip(entries, packed, strict=True):
             self._fill(entry, weight, report=not f32_scales)
-        if not f32_scales and any(_outside_f16(weight) for weight in packed):
+        if not f32_scales and not all(weight.fits_f16_headers for weight in packed):
             return self._pack(entries, f32_scales=True)
         for weight in packed:
             self.packing.count(weight)
@@ -113,8 +112,3 @@ class Weights:
             weight.pack_rows(begin, rows, entry.dtype, self.packing.pool)
             if report:
                 self.packing.report(rows.nbytes)
-
-
-def _outside_f16(weight: _core.Weight) -> bool:
-    """Whether float16 scales would overflow, or lose digits of the whole tensor (a tiny group in it loses nothing that counts)."""
-    return weight.group > 0 and not (weight.largest_scale == 0 or _F16_NORMAL <= weight.largest_scale <= _F16_MAX)
