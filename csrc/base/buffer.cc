@@ -27,8 +27,7 @@ size_t page_size() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 // mmap promises page alignment only: ask for `alignment` more bytes and give back what sticks out on both sides.
 uint8_t* map_aligned(size_t bytes, size_t alignment) {
   const size_t slack = alignment > page_size() ? alignment : 0;
-  void* mapped =
-      mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* mapped = mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
   auto* start = static_cast<uint8_t*>(mapped);
   if (slack == 0) return start;
