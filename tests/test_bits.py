@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from itertools import product
 
-import jiffy
 import numpy as np
 import pytest
+
+import jiffy
 import tiny
 from compare import assert_same
 
@@ -65,7 +66,7 @@ def chaotic_weights(folder) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("weights", FORMATS)
 def test_logits_of_quantised_weights(odd_llama, weights):
-    ids = random_ids(150)
+    ids = random_ids(80)
     expected = load(odd_llama, weights=weights, isa="scalar", n_threads=1).logits(ids)
     for isa, n_threads, chunk in product(ISAS, THREADS, CHUNKS):
         model = load(odd_llama, weights=weights, isa=isa, n_threads=n_threads, prefill_chunk=chunk)
@@ -74,7 +75,7 @@ def test_logits_of_quantised_weights(odd_llama, weights):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_logits_of_float_weights(odd_llama, isa):
-    ids = random_ids(150)
+    ids = random_ids(80)
     expected = load(odd_llama, weights="f32", isa=isa, n_threads=1).logits(ids)
     for n_threads, chunk in product(THREADS, CHUNKS):
         model = load(odd_llama, weights="f32", isa=isa, n_threads=n_threads, prefill_chunk=chunk)
@@ -82,41 +83,44 @@ def test_logits_of_float_weights(odd_llama, isa):
 
 
 def test_logits_of_smollm2(smollm2_path, botchan_text):
-    """Fewer combinations, but each thread count and each chunk with each instruction set; scalar is slow: 40 tokens."""
+    """Fewer combinations: every thread count and every chunk with every instruction set; scalar is slow."""
     first = load(smollm2_path, n_threads=1, isa=ISAS[-1])
-    ids = first.tokenizer.encode(botchan_text[:2000])[:100]
+    ids = first.tokenizer.encode(botchan_text[:2000])[:80]
     expected = first.logits(ids)
     for isa in ISAS:
-        n = 40 if isa == "scalar" else 100
-        for n_threads, chunk in ((1, 7), (2, 64), (3, 512), (5, 512), (2, 1)):
+        n = 24 if isa == "scalar" else len(ids)
+        for n_threads, chunk in ((1, 7), (2, 1), (3, 64), (5, 512)):
             model = load(smollm2_path, isa=isa, n_threads=n_threads, prefill_chunk=chunk)
             assert_same(model.logits(ids[:n]), expected[:n], f"{isa}, {n_threads} threads, chunks of {chunk}")
 
 
 @pytest.mark.parametrize("weights", ["f32", "i4"])
 def test_one_bit_changes_the_chaotic_tokens(chaotic_llama, tmp_path, weights):
-    """So the tests below can fail: the smallest possible change of one norm weight of the last layer is seen."""
-    changed = chaotic_weights(tmp_path)
-    norm = changed["norm.weight"]
-    norm[7] = np.nextafter(norm[7], np.float32(2))
-    write_tensors(tmp_path, changed)
-    asked = {"token_ids": random_ids(45), "max_tokens": 10, "ignore_eos": True}
-    tokens = [load(path, weights=weights, head="f32").generate(**asked).token_ids for path in (chaotic_llama, tmp_path)]
-    assert tokens[0] != tokens[1]
-    assert len(set(tokens[0])) > 5, f"the tokens hardly change: {tokens[0]}"
+    """So the tests below can fail: the smallest change of one weight of the last norm is seen, more often than not."""
+    asked = {"token_ids": random_ids(45), "max_tokens": 40, "ignore_eos": True}
+    tokens = load(chaotic_llama, weights=weights, head="f32").generate(**asked).token_ids
+    assert len(set(tokens)) > 20, f"the tokens hardly change: {tokens}"
+    n_seen = 0
+    for at in range(8):
+        changed = chaotic_weights(tmp_path)
+        norm = changed["norm.weight"]
+        norm[at * 10] = np.nextafter(norm[at * 10], np.float32(2))
+        write_tensors(tmp_path, changed)
+        n_seen += load(tmp_path, weights=weights, head="f32").generate(**asked).token_ids != tokens
+    assert n_seen >= 4, f"{n_seen} of 8"
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("weights", ["f32", "i4", "i8", "i4g128a"])
 def test_companions(chaotic_llama, weights, isa):
-    """Tokens are the same alone and in company, and those that `logits` finds likeliest: decoding is prefill, bit for bit."""
+    """The same tokens alone and in company, and those that `logits` finds likeliest: decoding is prefill, bit by bit."""
     options = {"weights": weights, "head": "f32", "isa": isa}
     prompt, asked = random_ids(45), {"max_tokens": 40, "ignore_eos": True}
     model = load(chaotic_llama, **options)
     alone = model.generate(token_ids=prompt, **asked).token_ids
     likeliest = model.logits(prompt + alone).argmax(axis=1)
     assert alone == likeliest[len(prompt) - 1 : -1].tolist()
-    for n_companions, chunk in product((7, 33), (7, 64, 512)):
+    for n_companions, chunk in ((7, 64), (33, 7), (33, 512)):
         prompts = prompts_beside(n_companions)
         together = load(chaotic_llama, **options, prefill_chunk=chunk).generate(token_ids=prompts, **asked)
         found = together[prompts.index(prompt)].token_ids

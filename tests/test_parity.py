@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gguf
-import jiffy
 import numpy as np
 import pytest
+from gguf.quants import dequantize
+
+import jiffy
 import tiny
 from compare import assert_close, assert_same
-from gguf.quants import dequantize
 from jiffy.checkpoint import open_checkpoint
 
 torch = pytest.importorskip("torch", reason="the reference is transformers, which needs PyTorch")
@@ -16,7 +17,7 @@ transformers = pytest.importorskip("transformers", reason="the reference is tran
 
 SHARE = 1e-4  # of the largest |logit| of a position: some hundred times the rounding of float32 through a few layers
 
-# What differs from tiny's defaults: dim 48, ffn 80, 2 layers, 3 heads of 16, 1 KV head, vocabulary of 259, tied, no biases.
+# What differs from tiny's defaults: dim 48, ffn 80, 2 layers, 3 heads of 16, 1 KV head, 259 tokens, tied, no biases.
 SHAPES = {
     "plain": {},
     "heads_3x20": {"dim": 60, "ffn_dim": 45, "n_kv_heads": 3},
@@ -70,7 +71,9 @@ def reference_logits(model, ids: list[int]) -> np.ndarray:
         return model(torch.tensor([ids])).logits[0].numpy()
 
 
-@pytest.mark.parametrize("options", [*SHAPES.values(), *CONFIGS.values(), *FILES.values()], ids=[*SHAPES, *CONFIGS, *FILES])
+@pytest.mark.parametrize(
+    "options", [*SHAPES.values(), *CONFIGS.values(), *FILES.values()], ids=[*SHAPES, *CONFIGS, *FILES]
+)
 def test_tiny_model(tmp_path, options):
     """Odd sizes, every option of the config, every kind of file; prompts of 1 token and of 700, over several chunks."""
     write(tmp_path, options)

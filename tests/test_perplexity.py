@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import jiffy
 import numpy as np
 import pytest
+
+import jiffy
 
 # transformers, float32, the same dequantised weights and the same 1024 token ids.
 REFERENCE = 21.8924

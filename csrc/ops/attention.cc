@@ -62,7 +62,6 @@ void check_attention(const Check& c) {
   c.that(a.head_dim <= kMaxHeadDim, "a head_dim of at most " + std::to_string(kMaxHeadDim), std::to_string(a.head_dim));
   c.that(a.n_heads % a.n_kv_heads == 0, "n_heads a multiple of n_kv_heads",
          std::to_string(a.n_heads) + " and " + std::to_string(a.n_kv_heads));
-  c.that(a.layer >= 0, "a layer of at least 0", std::to_string(a.layer));
   c.is_float(c.input(0), a.n_heads * a.head_dim);
   c.is_float(c.output(0), a.n_heads * a.head_dim);
   c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token",

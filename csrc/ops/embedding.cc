@@ -7,6 +7,7 @@ void check_embedding(const Check& c) {
   c.counts(0, 1, 1);
   c.is_matrix(0, c.output(0).width);
   c.is_float(c.output(0), c.output(0).width);
+  c.that(c.output(0).space == Space::kTokens, "one row a token", "one row an output");
 }
 
 void run_embedding(const Call& c, Worker& w) {

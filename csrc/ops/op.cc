@@ -68,7 +68,7 @@ void Check::same_space(const Value& a, const Value& b) const {
 }
 
 void Check::positive(int64_t value, const char* name) const {
-  that(value > 0, std::string(name) + " of at least 1", std::to_string(value));
+  that(value > 0 && value <= INT32_MAX, std::string(name) + " of 1 to 2147483647", std::to_string(value));
 }
 
 }  // namespace jiffy

@@ -83,7 +83,7 @@ class Check {
   void is_matrix(size_t parameter, int64_t cols) const;                // packed, [any, cols]
   void is_floats(size_t parameter, int64_t rows, int64_t cols) const;  // rows 0: any
   void same_space(const Value& a, const Value& b) const;
-  void positive(int64_t value, const char* name) const;
+  void positive(int64_t value, const char* name) const;  // and below 2^31, so that products don't overflow
   void that(bool condition, const std::string& expected, const std::string& found) const;
 
  private:

@@ -20,7 +20,6 @@ void check_tables(const Check& c) {
 void check_kv(const Check& c, const Value& k, const Value& v) {
   const Attributes& a = c.at.attributes;
   c.positive(a.n_kv_heads, "n_kv_heads");
-  c.that(a.layer >= 0, "a layer of at least 0", std::to_string(a.layer));
   c.is_float(k, a.n_kv_heads * a.head_dim);
   c.is_float(v, a.n_kv_heads * a.head_dim);
   c.that(k.space == Space::kTokens && v.space == Space::kTokens, "one row a token", "one row an output");
@@ -96,6 +95,8 @@ void check_rope_kv_write(const Check& c) {
   check_kv(c, c.input(1), c.input(2));
   c.is_float(c.input(0), c.at.attributes.n_heads * c.at.attributes.head_dim);
   c.is_float(c.output(0), c.input(0).width);
+  c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token",
+         "one row an output");
 }
 
 void run_rope_kv_write(const Call& c, Worker& w) {

@@ -94,6 +94,7 @@ class Fuser {
     if (q == nullptr || k == nullptr || write == nullptr || q->parameters != k->parameters) return {};
     if (write->inputs[0] != k->outputs[0] || !only_use(k->outputs[0]) || !only_use(k->inputs[0])) return {};
     Attributes attributes = write->attributes;
+    if (k->attributes.n_heads != attributes.n_kv_heads || k->attributes.head_dim != attributes.head_dim) return {};
     attributes.n_heads = q->attributes.n_heads;
     return Replacement{
         3,

@@ -23,7 +23,8 @@ bool rotates(OpKind kind) { return kind == OpKind::kRope || kind == OpKind::kRop
 
 Program::Program(ProgramSpec spec) : spec_(std::move(spec)) {
   for (const Value& value : spec_.values) {
-    if (value.width < 1 || value.group < 0) broken("program value", "a positive width", std::to_string(value.width));
+    if (value.width < 1) broken("program value", "a positive width", std::to_string(value.width));
+    if (value.group < 0) broken("program value", "a group of at least 0", std::to_string(value.group));
   }
   for (size_t i = 0; i < spec_.instructions.size(); ++i) {
     const Instruction& at = spec_.instructions[i];
@@ -71,9 +72,15 @@ void Program::check_kv(const Instruction& at, const std::string& where) {
                std::to_string(kv_shape_.head_dim),
            std::to_string(a.n_kv_heads) + " of " + std::to_string(a.head_dim));
   }
+  const std::string written = std::to_string(kv_shape_.n_layers);
+  if (at.op == OpKind::kAttention) {  // a layer that isn't written holds what other requests left there
+    if (a.layer >= 0 && a.layer < kv_shape_.n_layers) return;
+    broken(where, "one of the " + written + " layers that earlier instructions wrote", std::to_string(a.layer));
+  }
+  if (a.layer != kv_shape_.n_layers) broken(where, "the next layer, " + written, std::to_string(a.layer));
   kv_shape_.n_kv_heads = a.n_kv_heads;
   kv_shape_.head_dim = a.head_dim;
-  kv_shape_.n_layers = std::max(kv_shape_.n_layers, a.layer + 1);
+  ++kv_shape_.n_layers;
 }
 
 void Program::check_order() const {

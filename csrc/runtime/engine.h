@@ -37,7 +37,7 @@ struct Interruption : std::exception {
 // has changed no token of any sequence: the next one does its work again.
 class Engine {
  public:
-  // Throws kParameter, kOutOfMemory.
+  // Throws kParameter, kOutOfMemory, and kFormat for a program with more logits than embeddings.
   Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
          const EngineOptions& options);
 
