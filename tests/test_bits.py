@@ -113,7 +113,7 @@ def test_one_bit_changes_the_chaotic_tokens(chaotic_llama, tmp_path, weights):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("weights", ["f32", "i4", "i8", "i4g128a"])
 def test_companions(chaotic_llama, weights, isa):
-    """The same tokens alone and in company, and those that `logits` finds likeliest: decoding is prefill, bit by bit."""
+    """The same tokens alone and in company, and those that `logits` finds likeliest: decoding has prefill's bits."""
     options = {"weights": weights, "head": "f32", "isa": isa}
     prompt, asked = random_ids(45), {"max_tokens": 40, "ignore_eos": True}
     model = load(chaotic_llama, **options)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
+import torch
+import transformers
 from gguf.quants import dequantize
 
 import jiffy
 import tiny
 from compare import assert_close, assert_same
 from jiffy.checkpoint import open_checkpoint
-
-torch = pytest.importorskip("torch", reason="the reference is transformers, which needs PyTorch")
-transformers = pytest.importorskip("transformers", reason="the reference is transformers")
 
 SHARE = 1e-4  # of the largest |logit| of a position: some hundred times the rounding of float32 through a few layers
 

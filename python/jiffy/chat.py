@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 Message = dict[str, str]
+Spans = list[tuple[int, int]]
 
 _ROLE = re.compile(r"[\w.-]+")
 
@@ -65,9 +66,6 @@ def encode_chat(tokenizer: Tokenizer, messages: list[Message], *, add_generation
     ids = tokenizer.encode(text, parse_special=True)
     # The library has its own view of special tokens (it may normalise text first), so the result is what is judged.
     return ids if _is_own(tokenizer, ids, text, own) else _encode_apart(tokenizer, text, own)
-
-
-Spans = list[tuple[int, int]]
 
 
 def _render_marked(tokenizer: Tokenizer, messages: list[Message], add_generation_prompt: bool) -> tuple[str, Spans]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,6 +137,7 @@ class Model:
         self._lock = threading.Lock()  # held by whoever computes, or begins or ends a request
         self._events: dict[int, deque[_core.TokenEvent]] = {}
         self._abandoned: deque[int] = deque()  # requests to cancel: a finaliser can't wait for the lock
+        _models.add(self)
 
     def generate(
         self,
@@ -264,6 +267,17 @@ class Model:
     def _end(self, request: int) -> None:
         self._engine.cancel(request)
         self._events.pop(request, None)
+
+
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+@atexit.register
+def _let_nobody_compute() -> None:
+    """A daemon thread that wants Python back after its end is unwound, which native code can't survive."""
+    for model in list(_models):
+        if os.getpid() == model._process:
+            model._lock.acquire(timeout=5)
 
 
 def _checked_ids(ids: object) -> list[int]:

@@ -30,10 +30,10 @@ class TinyWeights {
     return {trace_.matrix(gate), trace_.matrix(up)};
   }
   int embedding() {
-    auto weight = Weight::create("embedding", kTinyVocab, kDim, parse_format("f32", "test"));
-    std::vector<float> data = normal_floats(kTinyVocab * kDim, ++seed_, 1.0f);
+    auto weight = Weight::create("embedding", kTinyVocab + 1, kDim, parse_format("f32", "test"));
+    std::vector<float> data = normal_floats((kTinyVocab + 1) * kDim, ++seed_, 1.0f);
     std::fill(data.begin() + kOverflowing * kDim, data.end(), 3e38f);
-    weight->pack_rows(0, kTinyVocab, reinterpret_cast<const uint8_t*>(data.data()), SourceType::kF32, pool_);
+    weight->pack_rows(0, kTinyVocab + 1, reinterpret_cast<const uint8_t*>(data.data()), SourceType::kF32, pool_);
     return trace_.matrix(std::move(weight));
   }
   int vector(int64_t width, float mean) {

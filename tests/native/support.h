@@ -54,9 +54,9 @@ class Trace {
 };
 
 // A Llama-like model of two layers in six weight formats, small enough to run thousands of steps a second. Token
-// kOverflowing makes logits that are not finite.
-inline constexpr int64_t kTinyVocab = 37;
-inline constexpr int32_t kOverflowing = 36;
+// kOverflowing makes logits that are not finite; it has none itself, so that it is never chosen.
+inline constexpr int64_t kTinyVocab = 36;
+inline constexpr int32_t kOverflowing = kTinyVocab;
 std::shared_ptr<const Program> tiny_program(int64_t context, bool fused);
 
 }  // namespace jiffy::check

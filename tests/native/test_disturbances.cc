@@ -159,6 +159,7 @@ TEST(threads_that_add_step_and_cancel_get_all_that_is_theirs) {
       for (const TokenEvent& event : engine.step({})) {
         const std::lock_guard lock(mutex);
         ++n_tokens[event.request];
+        CHECK(event.error == nullptr);
         if (event.reason != FinishReason::kNone) CHECK(finished.insert(event.request).second);
       }
     }

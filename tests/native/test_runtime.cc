@@ -223,6 +223,9 @@ TEST(prompts_are_cut_into_chunks_and_decodes_go_first) {
   CHECK_EQ(slices.size(), 3);
   CHECK(slices[0].count == 1 && slices[1].count == 1);  // decode rows are not part of the budget
   CHECK(slices[2].sequence == &late_one && slices[2].count == 64);
+  slices = driver.step();
+  CHECK_EQ(slices.size(), 2);
+  CHECK(slices[0].sequence == &short_one && slices[1].sequence == &late_one && slices[1].count == 36);
 }
 
 TEST(no_more_than_max_batch_run_at_once) {

@@ -153,6 +153,11 @@ TEST(random_numbers_are_even_over_counters_and_over_seeds) {
     ++pairs[static_cast<size_t>(before * 16 + along.value_or(0))];
     before = along.value_or(0);
   }
+  for (uint64_t seed = 0; seed < 8; ++seed) {  // one seed's numbers are not another's, later or earlier
+    int equal_numbers = 0;
+    for (int64_t i = 1; i < 100; ++i) equal_numbers += RandomNumber(seed, i).low == RandomNumber(seed + 1, i - 1).low;
+    CHECK(equal_numbers < 3);
+  }
   CHECK(chi_squared(by_counter, 20000) < 44.3);
   CHECK(chi_squared(by_seed, 20000) < 44.3);
   CHECK(chi_squared(pairs, 20000) < 346.0);  // 255 degrees of freedom, the same probability
@@ -201,6 +206,17 @@ TEST(equal_logits_are_kept_by_lower_id) {
   }
   CHECK(seen[0] > 0 && seen[1] > 0 && seen[500] > 0);
   CHECK_EQ(seen[0] + seen[1] + seen[500], 500);
+}
+
+TEST(min_p_of_one_keeps_all_of_the_largest) {
+  Sampler sampler(select_kernels("auto"));
+  const std::vector<float> logits{1.0f, 3.0f, 2.9f, 3.0f};
+  std::vector<int> seen(4);
+  for (int64_t i = 0; i < 100; ++i) {
+    ++seen[static_cast<size_t>(sampler.sample(logits.data(), 4, {.temperature = 1.0f, .min_p = 1.0f}, i).value_or(0))];
+  }
+  CHECK(seen[1] > 0 && seen[3] > 0);
+  CHECK_EQ(seen[1] + seen[3], 100);
 }
 
 TEST(greedy_takes_the_lowest_of_the_largest) {
