@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 import tiny
 from jiffy.checkpoint import open_checkpoint
 

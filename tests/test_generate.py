@@ -7,10 +7,11 @@ import signal
 import threading
 import time
 
-import jiffy
 import numpy as np
-import parrot
 import pytest
+
+import jiffy
+import parrot
 import tiny
 
 TEXT = "abé😀cd€ xyz."  # two, three and four bytes in a character
@@ -81,9 +82,9 @@ def test_a_list_gives_a_list_in_order(parrot_model):
 
 def test_token_ids_are_taken_as_they_are(model):
     ids = model.tokenizer.encode("hello there")
-    assert model.generate(token_ids=ids, max_tokens=9).token_ids == model.generate("hello there", max_tokens=9).token_ids
-    lists = model.generate(token_ids=[ids, ids[:3]], max_tokens=9)
-    assert [c.token_ids for c in lists] == [model.generate(token_ids=i, max_tokens=9).token_ids for i in (ids, ids[:3])]
+    long, short = (model.generate(token_ids=i, max_tokens=9).token_ids for i in (ids, ids[:3]))
+    assert long == model.generate("hello there", max_tokens=9).token_ids
+    assert [c.token_ids for c in model.generate(token_ids=[ids, ids[:3]], max_tokens=9)] == [long, short]
 
 
 def test_greedy_follows_the_logits(model):
@@ -114,17 +115,20 @@ def test_end_of_sequence(parrot_model):
     assert (completion.text, completion.token_ids[0], completion.finish_reason) == ("abé", tiny.EOS, "length")
 
 
-STOPS = ["b", "😀", "é😀c", "€ x", "d", "zzz", ".abé😀cd€ xyz.a", "", ("cd€!", "d€"), ("€ x", "cd"), ("😀cd", "😀c", "é😀cd€")]
+STOPS = [
+    *("b", "😀", "é😀c", "€ x", "d", "zzz", ".abé😀cd€ xyz.a"),
+    *((), ("cd€!", "d€"), ("€ x", "cd"), ("😀cd", "😀c", "é😀cd€")),
+]
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=repr)
 def test_stop_strings(parrot_model, stop):
-    """Most lie across tokens, which are bytes. The one that is complete first ends the text, and no part of it shows."""
-    stops = [s for s in ([stop] if isinstance(stop, str) else stop) if s]
+    """Most lie across tokens, which are bytes. What is complete first ends the text, and no part of it shows."""
+    stops = (stop,) if isinstance(stop, str) else stop
     whole = _after("a", 60)
     found = [(at + len(s), at) for s in stops if (at := whole.find(s)) >= 0]
     expected = whole[: min(found)[1]] if found else None
-    with parrot_model.stream("a", max_tokens=60, stop=tuple(stops)) as stream:
+    with parrot_model.stream("a", max_tokens=60, stop=stops) as stream:
         pieces = list(stream)
     result = stream.result()
     assert "".join(pieces) == result.text == parrot_model.generate("a", max_tokens=60, stop=stops).text

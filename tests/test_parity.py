@@ -39,9 +39,8 @@ FILES = {"bf16": {"dtype": "bf16"}, "f16": {"dtype": "f16", "tied": False}, "sha
 
 
 @pytest.fixture(autouse=True)
-def offline_on_one_thread(monkeypatch):
+def one_thread():
     """These models are so small that PyTorch's threads would mostly wait for each other."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
 
 
@@ -59,8 +58,8 @@ def write(folder, options: dict[str, object]) -> None:
 
 
 def reference(folder, **options):
-    options |= {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
-    model, report = transformers.LlamaForCausalLM.from_pretrained(folder, **options)
+    options |= {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
+    model, report = transformers.LlamaForCausalLM.from_pretrained(folder, **options, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"], report
     return model.eval()
 

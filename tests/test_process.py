@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 import tiny
 
 _MB = 1 << 20

@@ -10,7 +10,7 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds, but for tokens_per_second: time to the first token, mean time between tokens, decoding speed after the first."""
+    """Seconds, but for tokens_per_second: to the first token, between tokens (mean), in all; speed after the first."""
 
     ttft: float
     itl: float

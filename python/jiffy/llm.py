@@ -62,8 +62,10 @@ def load(
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a name that `jiffy models` knows; None: the default model.
-    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the vocabulary matrix.
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a name that `jiffy models` knows; None: the
+    default model.
+    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the
+    vocabulary matrix.
     kv_dtype: "f32" ("auto" chooses it). n_threads: None for the physical cores that this process may use.
     isa: one of `jiffy.isas()`, None for the fastest. context: positions, None for the model's own up to 8192.
     prefill_chunk: prompt tokens in one step. max_batch: sequences that run at once.
@@ -107,6 +109,17 @@ def load(
 def _one_of(name: str, value: object, names: list[str]) -> None:
     if value not in names:
         raise ParameterError(name, expected="one of " + ", ".join(names), found=shown(value))
+
+
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+@atexit.register
+def _let_nobody_compute() -> None:
+    """A daemon thread that wants Python back after its end is unwound, which native code can't survive."""
+    for model in list(_models):
+        if os.getpid() == model._process:
+            model._lock.acquire(timeout=5)
 
 
 class Model:
@@ -188,7 +201,10 @@ class Model:
         return Stream(_Request(self, prompts[0], SamplingParams.of(params, fields)))
 
     def logits(self, token_ids: list[int]) -> np.ndarray:
-        """float32 [n_tokens, vocab_size]: what follows each prefix of token_ids. Raises ParameterError, ContextOverflow."""
+        """float32 [n_tokens, vocab_size]: what follows each prefix of token_ids.
+
+        Raises ParameterError, ContextOverflow.
+        """
         ids = _checked_ids(token_ids)
         with self._turn():
             return self._engine.logits(ids)
@@ -267,17 +283,6 @@ class Model:
     def _end(self, request: int) -> None:
         self._engine.cancel(request)
         self._events.pop(request, None)
-
-
-_models: weakref.WeakSet[Model] = weakref.WeakSet()
-
-
-@atexit.register
-def _let_nobody_compute() -> None:
-    """A daemon thread that wants Python back after its end is unwound, which native code can't survive."""
-    for model in list(_models):
-        if os.getpid() == model._process:
-            model._lock.acquire(timeout=5)
 
 
 def _checked_ids(ids: object) -> list[int]:
@@ -370,7 +375,7 @@ class Stream:
 
 @contextmanager
 def _progress_bar(total: int, wanted: bool) -> Iterator:
-    """Yields a function that takes byte counts; shows a bar on standard error if that is a terminal and the load is long."""
+    """Yields a function that takes byte counts; shows a bar on a terminal if the load is long."""
     import sys
 
     if not wanted or total < 1 << 28 or not sys.stderr.isatty():

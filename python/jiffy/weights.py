@@ -81,7 +81,7 @@ class Weights:
         return self.matrix(f"{name}.weight"), self._bias(name)
 
     def linear_pair(self, first: str, second: str):
-        """Two `linear`s of one shape that are always used together: interleaved in memory if their formats are equal."""
+        """Two `linear`s of one shape that are used together, interleaved in memory if their formats are equal."""
         entries = [self.tensors[f"{self.prefix}{name}.weight"] for name in (first, second)]
         if len({(self.packing.format_of(entry), entry.shape) for entry in entries}) > 1:
             return self.linear(first), self.linear(second)

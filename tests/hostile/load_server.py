@@ -35,7 +35,8 @@ class LoadServer:
         self._server.stdout.close()
 
     def ask(self, path: object, good: object, **options: object) -> dict:
-        print(json.dumps({"path": str(path), "good": str(good), "options": options}), file=self._server.stdin, flush=True)
+        request = {"path": str(path), "good": str(good), "options": options}
+        print(json.dumps(request), file=self._server.stdin, flush=True)
         return json.loads(self._server.stdout.readline())
 
 

@@ -1,8 +1,9 @@
 """`jiffy.load` of every hostile file, each in a process of its own with 6 GB of address space: an error that names the
 place, and afterwards a good model answers in the same process."""
 
-import jiffy
 import pytest
+
+import jiffy
 import tiny
 
 from .case import config, gguf_file, hf_folder, without

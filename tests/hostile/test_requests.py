@@ -3,10 +3,11 @@ the next good request is answered as before."""
 
 import time
 
-import jiffy
 import numpy as np
-import parrot
 import pytest
+
+import jiffy
+import parrot
 import tiny
 
 from .case import gguf_file, hf_folder
