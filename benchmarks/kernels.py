@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the matmul kernels over weights that come from memory: python benchmarks/kernels.py [--rows 1 64] [--formats i4 i8]
+"""Times the matmul kernels over weights that come from memory: kernels.py [--rows 1 64] [--formats i4 i8]
 
 Each figure is the median of several passes over more than 512 MB of distinct weights, beside the read bandwidth and the
 integer peak probed just before and just after. The result is checked against float64 first.
@@ -61,8 +61,8 @@ def row_of(weights: list[_core.Weight], rows: int, threads: int, isa: str, round
     gbs, tops = weights[0].n_bytes / seconds / 1e9, 2 * rows * n * k / seconds / 1e12
     read, peak = mean_of(before, after, "best_bandwidth") / 1e9, mean_of(before, after, "int8") / 1e12
     return (
-        f"{isa:>7} {f'{n}x{k}':>10} {weights[0].format:>8} {rows:>5} {seconds * 1e6:>9.1f} {gbs:>7.1f} {gbs / read:>6.0%} "
-        f"{read:>7.1f} {tops:>7.3f} {tops / peak:>6.0%} {peak:>7.3f}"
+        f"{isa:>7} {f'{n}x{k}':>10} {weights[0].format:>8} {rows:>5} {seconds * 1e6:>9.1f} {gbs:>7.1f} "
+        f"{gbs / read:>6.0%} {read:>7.1f} {tops:>7.3f} {tops / peak:>6.0%} {peak:>7.3f}"
     )
 
 

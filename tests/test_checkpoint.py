@@ -8,6 +8,7 @@ import shutil
 import gguf
 import numpy as np
 import pytest
+
 import tiny
 from jiffy.checkpoint import Checkpoint, open_checkpoint
 from jiffy.config import Config

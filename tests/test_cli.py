@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import tiny
 
 
 def jiffy(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from jiffy.cli import main; main()", *args]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, env=os.environ | {"NO_COLOR": "1"})
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=120, env=os.environ | {"NO_COLOR": "1"}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The rules of the house that a compiler doesn't check: includes go one way, and kernels leave nothing to the linker."""
+"""The rules of the house that a compiler doesn't check: includes go one way, kernels leave the linker no choice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ def test_kernel_files_keep_the_standard_library_out():
 
 
 def test_files_and_functions_stay_readable():
-    long = [f"{p.relative_to(ROOT)}" for p in [*SOURCES, *(ROOT / "python").rglob("*.py")] if len(p.read_text().splitlines()) > 400]
+    long = [
+        f"{p.relative_to(ROOT)}"
+        for p in [*SOURCES, *(ROOT / "python").rglob("*.py")]
+        if len(p.read_text().splitlines()) > 400
+    ]
     assert not long
 
 
@@ -58,7 +62,17 @@ def test_nothing_calls_abort():
 def release_build() -> Path:
     """The kernel objects as a release has them."""
     build = ROOT / "build" / "release"
-    configure = ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DJIFFY_BINDINGS=OFF"]
+    configure = [
+        "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(build),
+        "-G",
+        "Ninja",
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DJIFFY_BINDINGS=OFF",
+    ]
     subprocess.run(configure, check=True, capture_output=True)
     subprocess.run(["cmake", "--build", str(build), "--target", "jiffy_kernels"], check=True, capture_output=True)
     return build

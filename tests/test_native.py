@@ -11,9 +11,18 @@ ROOT = Path(__file__).parent.parent
 
 def test_native_tests_pass_under_the_sanitizers():
     build = ROOT / "build" / "sanitized"
-    options = ["-DCMAKE_BUILD_TYPE=Release", "-DJIFFY_BINDINGS=OFF", "-DJIFFY_NATIVE_TESTS=ON", "-DJIFFY_SANITIZE=address,undefined"]
-    subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options], check=True, capture_output=True)
-    built = subprocess.run(["cmake", "--build", str(build), "--target", "jiffy_native_tests"], capture_output=True, text=True)
+    options = [
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DJIFFY_BINDINGS=OFF",
+        "-DJIFFY_NATIVE_TESTS=ON",
+        "-DJIFFY_SANITIZE=address,undefined",
+    ]
+    subprocess.run(
+        ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options], check=True, capture_output=True
+    )
+    built = subprocess.run(
+        ["cmake", "--build", str(build), "--target", "jiffy_native_tests"], capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stdout[-4000:]
     # Freed memory stays poisoned but little of it is kept back, and a failed allocation must come back as an error.
     env = os.environ | {"ASAN_OPTIONS": "allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1"}

@@ -1,8 +1,8 @@
 """jiffy runs transformer language models in a jiffy, on the CPU that you have.
 
-    import jiffy
-    model = jiffy.load()
-    print(model.generate("The capital of France is", max_tokens=8).text)
+import jiffy
+model = jiffy.load()
+print(model.generate("The capital of France is", max_tokens=8).text)
 """
 
 from __future__ import annotations

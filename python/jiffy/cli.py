@@ -12,7 +12,9 @@ import typer
 from . import __version__
 from .errors import Error
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
+)
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 app.add_typer(bench, name="bench")
 
@@ -20,7 +22,8 @@ app.add_typer(bench, name="bench")
 # France's capital, in f32, and 8-bit activations turn it over.
 SYSTEM_MESSAGE = "You are a helpful assistant."
 
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A .gguf file, a folder with safetensors, or a known name.", show_default="smollm2-135m")]  # fmt: skip
+MODEL_HELP = "A .gguf file, a folder with safetensors, or a known name."
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="smollm2-135m")]
 WeightsOption = Annotated[str | None, typer.Option(help="Weight format, e.g. i4 or i8.", show_default="as in the file")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads.", show_default="physical cores")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -36,8 +39,12 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Sample among the most likely tokens of this total probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Leave out tokens below this share of the most likely one.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal texts.")] = 0,
-    system: Annotated[str, typer.Option(help='System message; "" leaves it to the model\'s template.')] = SYSTEM_MESSAGE,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the model's chat template.")] = False,
+    system: Annotated[
+        str, typer.Option(help='System message; "" leaves it to the model\'s template.')
+    ] = SYSTEM_MESSAGE,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text as it is, without the model's chat template.")
+    ] = False,
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,
@@ -73,7 +80,7 @@ def generate(
 
 @app.command()
 def info(
-    model: Annotated[str | None, typer.Argument(help="As --model of generate.", show_default="smollm2-135m")] = None,
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default="smollm2-135m")] = None,
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,
@@ -93,7 +100,9 @@ def info(
 
 @bench.command()
 def limits(
-    threads: Annotated[int | None, typer.Option(help="Measure this many threads only.", show_default="1 to all cores")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Measure this many threads only.", show_default="1 to all cores")
+    ] = None,
     megabytes: Annotated[int, typer.Option(help="Memory to read in each pass.", min=1)] = 1024,
     isa: Annotated[str, typer.Option(help="Instruction set.")] = "auto",
     as_json: JsonOption = False,
@@ -107,7 +116,14 @@ def limits(
     if as_json:
         print(json.dumps([dataclasses.asdict(r) | {"best_bandwidth": r.best_bandwidth} for r in rows]))
         return
-    titles = ["threads", "read GB/s", *(f"{s} stream{'s' * (s > 1)}" for s in PATTERNS), "int8 TOPS", "bf16 TFLOPS", "f32 TFLOPS"]
+    titles = [
+        "threads",
+        "read GB/s",
+        *(f"{s} stream{'s' * (s > 1)}" for s in PATTERNS),
+        "int8 TOPS",
+        "bf16 TFLOPS",
+        "f32 TFLOPS",
+    ]
     cells = []
     for r in rows:
         rates = [f"{v / 1e9:.1f}" for v in (r.best_bandwidth, *r.bandwidth.values())]
@@ -136,7 +152,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 

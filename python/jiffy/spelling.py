@@ -56,7 +56,6 @@ class TextStream:
         return tail
 
 
-
 def byte_level() -> Spelling:
     """GPT-2's way: a character of a token stands for a byte."""
     bytes_of = {char: byte for byte, char in byte_alphabet().items()}

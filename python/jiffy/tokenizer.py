@@ -101,7 +101,6 @@ class Tokenizer:
 
         return TextStream(piece, self._vocabulary.spelling.drop_first_space)
 
-
     def id_to_token(self, token_id: int) -> str:
         """The token as its file writes it, "" for an unused id. Raises ParameterError outside of the vocabulary."""
         return self._plain.id_to_token(self._checked_id(token_id, "token_id")) or ""

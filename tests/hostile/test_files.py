@@ -3,6 +3,7 @@
 import tracemalloc
 
 import pytest
+
 from jiffy.checkpoint import open_checkpoint
 from jiffy.errors import Error
 

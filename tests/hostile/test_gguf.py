@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from jiffy.checkpoint import open_checkpoint
 from jiffy.errors import Error
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+
 from jiffy.errors import Error, Unsupported
 from jiffy.safetensors import read_safetensors
-from safetensors import safe_open
 
 from .case import hf_folder
 

@@ -19,7 +19,7 @@ _PEAK_SECONDS = 0.1  # of one measurement: long enough for the clock to settle
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one number of threads. bandwidth: bytes/s by streams a thread; peaks: operations/s, 0 where no instruction exists."""
+    """Of a number of threads. bandwidth: bytes/s by streams a thread; peaks: operations/s, 0 without an instruction."""
 
     n_threads: int
     bandwidth: dict[int, float]
