@@ -99,6 +99,38 @@ def test_ctrl_c(smollm2_path, botchan_text, tmp_path, what):
     assert result["after"] == result["before"] and result["whole"]
 
 
+_STOPS = """
+import json, random, signal, sys
+import jiffy
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(*_):
+    raise Stop
+
+
+model = jiffy.load(sys.argv[1], n_threads=5)
+signal.signal(signal.SIGALRM, stop)
+rng, n_stops = random.Random(1), 0
+while n_stops < 40:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.02, 0.2))
+        model.generate(token_ids=list(range(100, 612)), max_tokens=1)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Stop:
+        n_stops += 1
+print(json.dumps({"idle": model._engine.idle()}))
+"""
+
+
+def test_many_stops_with_more_threads_than_cores(smollm2_path):
+    """A lane that leaves a barrier late must not take the order to stop for one that was given before it."""
+    assert _finish(_start(_STOPS, smollm2_path))["idle"]
+
+
 _FORK = """
 import json, os, signal, sys, threading
 import jiffy

@@ -48,23 +48,27 @@ void Executor::bind(const BatchView& batch, float* result) {
 
 bool Executor::run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted) {
   bind(batch, result);
-  stopped_ = false;
+  const size_t n = program_->instructions().size();
+  last_ = n;
   pool_.run([&](Lane& lane) { run_lane(batch, kv, interrupted, lane); });
-  return !stopped_;
+  return last_ == n;
 }
 
 void Executor::run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted, Lane& lane) {
   Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats(*program_)};
   auto next_poll = Clock::now() + kPollInterval;
-  for (const Instruction& at : program_->instructions()) {
+  const std::vector<Instruction>& instructions = program_->instructions();
+  for (size_t i = 0; i < instructions.size(); ++i) {
+    const Instruction& at = instructions[i];
     op(at.op).run({at, operands_, program_->parameters(), batch, kv}, worker);
-    // Lane 0 decides before the barrier and all lanes look behind it, so that they leave at the same instruction.
+    // Lane 0 decides before the barrier and all lanes look behind it. A lane that looks late may see what lane 0
+    // decided at the next instruction already; by its number they still leave at the same one.
     if (lane.id() == 0 && interrupted && Clock::now() >= next_poll) {
-      stopped_ = interrupted();
+      if (interrupted()) last_.store(i, std::memory_order_relaxed);
       next_poll = Clock::now() + kPollInterval;
     }
     lane.barrier();
-    if (stopped_) return;
+    if (last_.load(std::memory_order_relaxed) == i) return;
   }
 }
 

@@ -1,6 +1,7 @@
 // Runs a program over a batch: one parallel region a step, every lane through the whole instruction list.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 
@@ -39,7 +40,7 @@ class Executor {
   std::vector<Operand> operands_;  // [values], of the current step
   Buffer arena_;                   // the slots of plan_
   Buffer scratch_;                 // one piece a lane
-  bool stopped_ = false;           // written by lane 0 ahead of a barrier
+  std::atomic<size_t> last_;       // the instruction behind which every lane leaves
 };
 
 }  // namespace jiffy

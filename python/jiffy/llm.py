@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading
-import weakref
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +12,11 @@ from . import _core
 from .checkpoint import Checkpoint, open_checkpoint
 from .completion import Completion, Progress
 from .config import Config
-from .errors import ForkError, OutOfMemory, ParameterError, shown
+from .errors import OutOfMemory, ParameterError, shown
 from .graph import Trace
 from .hub import resolve_model
 from .models import architecture
+from .running import Running
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer
 from .weights import Packing, Weights
@@ -111,17 +108,6 @@ def _one_of(name: str, value: object, names: list[str]) -> None:
         raise ParameterError(name, expected="one of " + ", ".join(names), found=shown(value))
 
 
-_models: weakref.WeakSet[Model] = weakref.WeakSet()
-
-
-@atexit.register
-def _let_nobody_compute() -> None:
-    """A daemon thread that wants Python back after its end is unwound, which native code can't survive."""
-    for model in list(_models):
-        if os.getpid() == model._process:
-            model._lock.acquire(timeout=5)
-
-
 class Model:
     """A loaded language model. Calls from several threads join one running batch."""
 
@@ -146,11 +132,7 @@ class Model:
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
         )
-        self._process = os.getpid()
-        self._lock = threading.Lock()  # held by whoever computes, or begins or ends a request
-        self._events: dict[int, deque[_core.TokenEvent]] = {}
-        self._abandoned: deque[int] = deque()  # requests to cancel: a finaliser can't wait for the lock
-        _models.add(self)
+        self._running = Running(self._engine)
 
     def generate(
         self,
@@ -205,9 +187,7 @@ class Model:
 
         Raises ParameterError, ContextOverflow.
         """
-        ids = _checked_ids(token_ids)
-        with self._turn():
-            return self._engine.logits(ids)
+        return self._running.logits(_checked_ids(token_ids))
 
     def info(self) -> dict[str, object]:
         """What is loaded and how it runs."""
@@ -244,46 +224,6 @@ class Model:
         single = not token_ids or not isinstance(token_ids[0], (list, tuple))
         return [_checked_ids(ids) for ids in ([token_ids] if single else token_ids)], single
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """The engine for this thread alone. Raises ForkError in a child, where the lock may be held by nobody."""
-        if os.getpid() != self._process:
-            raise ForkError("model", expected="the process that loaded it", found="a forked child; load it again there")
-        with self._lock:
-            self._cancel_abandoned()
-            yield
-
-    def _next_event(self, request: int) -> _core.TokenEvent:
-        """The request's next token. Whoever finds none steps the engine for everybody."""
-        events = self._events[request]
-        while not events:
-            with self._turn():
-                if not events:
-                    self._step()
-        return events.popleft()
-
-    def _step(self) -> None:
-        for event in self._engine.step():
-            if event.request in self._events:
-                self._events[event.request].append(event)
-
-    def _abandon(self, request: int) -> None:
-        """Cancels a request now, or with the next turn if the lock is held, perhaps by this very thread."""
-        self._abandoned.append(request)
-        if os.getpid() == self._process and self._lock.acquire(blocking=False):
-            try:
-                self._cancel_abandoned()
-            finally:
-                self._lock.release()
-
-    def _cancel_abandoned(self) -> None:
-        while self._abandoned:
-            self._end(self._abandoned.popleft())
-
-    def _end(self, request: int) -> None:
-        self._engine.cancel(request)
-        self._events.pop(request, None)
-
 
 def _checked_ids(ids: object) -> list[int]:
     if not isinstance(ids, (list, tuple)):
@@ -298,29 +238,29 @@ class _Request:
     """One prompt on its way through the engine."""
 
     def __init__(self, model: Model, ids: list[int], params: SamplingParams) -> None:
-        self._model, self._ids, self._params = model, ids, params
-        self._id: int | None = None
-        self.progress = Progress(model.tokenizer, params.stop, len(ids), model.config.eos_ids)
+        self._running, self._ids, self._params = model._running, ids, params
+        self._eos_ids = model.config.eos_ids
+        self._number: list[int] = []  # the engine's, while the request runs
+        self.progress = Progress(model.tokenizer, params.stop, len(ids), self._eos_ids)
 
     def start(self) -> None:
         p = self._params
-        with self._model._turn():  # so that no step hands out a token before there is a queue for it
-            self._id = self._model._engine.add(
-                self._ids,
-                max_tokens=p.max_tokens,
-                temperature=p.temperature,
-                top_k=p.top_k,
-                top_p=max(p.top_p, _SMALLEST_F32),
-                min_p=p.min_p,
-                seed=p.seed,
-                ignore_eos=p.ignore_eos,
-                stop_ids=list(self._model.config.eos_ids),
-            )
-            self._model._events[self._id] = deque()
+        self._running.begin(
+            self._number,
+            self._ids,
+            max_tokens=p.max_tokens,
+            temperature=p.temperature,
+            top_k=p.top_k,
+            top_p=max(p.top_p, _SMALLEST_F32),
+            min_p=p.min_p,
+            seed=p.seed,
+            ignore_eos=p.ignore_eos,
+            stop_ids=list(self._eos_ids),
+        )
 
     def pieces(self) -> Iterator[str]:
         while self.progress.finish_reason is None:
-            event = self._model._next_event(self._id)
+            event = self._running.next_event(self._number[0])
             if event.error is not None:
                 raise event.error
             text = self.progress.take(event.token, event.finished, event.reason)
@@ -329,14 +269,13 @@ class _Request:
 
     def close(self) -> None:
         """Cancels what still runs; harmless when all is done."""
-        if self._id is not None:
-            with self._model._turn():
-                self._model._end(self._id)
-            self._id = None
+        if self._number:
+            self._running.end(self._number[0])
+            self._number.clear()
 
     def __del__(self) -> None:
-        if self._id is not None:
-            self._model._abandon(self._id)
+        for number in getattr(self, "_number", ()):
+            self._running.abandon(number)
 
 
 class Stream:

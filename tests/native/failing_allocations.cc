@@ -16,6 +16,15 @@ void* operator new(size_t size) {
   throw std::bad_alloc();
 }
 
+// std::stable_sort's; it would otherwise be a sanitiser's own, which doesn't go with the delete below.
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 

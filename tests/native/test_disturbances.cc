@@ -1,4 +1,5 @@
 // An engine whose steps are interrupted at every place, while its sequences prefill, decode and lose their blocks.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -181,6 +182,28 @@ TEST(threads_that_add_step_and_cancel_get_all_that_is_theirs) {
     CHECK(n_tokens[id] <= 9);
   }
   CHECK_EQ(engine.n_free_blocks(), engine.n_blocks());
+}
+
+// Whatever the engine did to get there: its tokens are those that a sampler takes from the logits, number by number.
+TEST(sampled_tokens_come_from_the_logits_and_their_number) {
+  const Workload load = crowd();
+  const auto engine = crowded_engine(fast_kernels());
+  add_all(*engine, load);
+  std::vector<std::vector<int32_t>> ids = load.prompts;
+  while (!engine->idle()) {
+    for (const TokenEvent& event : engine->step({})) ids[static_cast<size_t>(event.request)].push_back(event.token);
+  }
+  Sampler sampler(fast_kernels());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    std::vector<float> logits(ids[i].size() * check::kTinyVocab);
+    engine->logits(ids[i], logits.data(), {});
+    const size_t n_prompt = load.prompts[i].size();
+    for (size_t at = n_prompt; at < ids[i].size(); ++at) {
+      const float* row = logits.data() + (at - 1) * check::kTinyVocab;
+      const auto token = sampler.sample(row, check::kTinyVocab, load.params[i], static_cast<int64_t>(at - n_prompt));
+      CHECK_EQ(token.value_or(-1), ids[i][at]);
+    }
+  }
 }
 
 TEST(programs_with_more_logits_than_embeddings_are_refused) {

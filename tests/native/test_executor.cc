@@ -1,8 +1,10 @@
 // Programs of small integers, whose results are exact whatever the order of additions: the executor must give them.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
@@ -183,9 +185,14 @@ TEST(executor_computes_what_the_program_says_for_batches_of_any_size) {
 // Grouped-query attention of integers with scores so far apart that only the largest count: the output is the mean of
 // the values at the positions where q k is largest. Values are positive, so that nothing cancels.
 struct HardAttention {
-  static constexpr int64_t kHeads = 6, kKvHeads = 2, kHeadDim = 18;
-  const Matrix table = Matrix::random(kVocab, kDim, 0, 2, 11), q = Matrix::random(kHeads * kHeadDim, kDim, -1, 1, 12),
+  static constexpr int64_t kKvHeads = 2, kHeadDim = 18;
+  const int64_t n_heads;
+  const Matrix table = Matrix::random(kVocab, kDim, 0, 2, 11), q = Matrix::random(width(), kDim, -1, 1, 12),
                k = Matrix::random(kKvHeads * kHeadDim, kDim, -1, 1, 13), v = values();
+
+  explicit HardAttention(int64_t n_heads) : n_heads(n_heads) {}
+
+  int64_t width() const { return n_heads * kHeadDim; }
 
   static Matrix values() {
     Matrix v = Matrix::random(kKvHeads * kHeadDim, kDim, 0, 3, 14);
@@ -195,13 +202,13 @@ struct HardAttention {
 
   std::shared_ptr<const Program> program() const {
     const Attributes heads{
-        .scale = 100.0f, .layer = 0, .n_heads = kHeads, .n_kv_heads = kKvHeads, .head_dim = kHeadDim};
+        .scale = 100.0f, .layer = 0, .n_heads = n_heads, .n_kv_heads = kKvHeads, .head_dim = kHeadDim};
     Trace t(kContext);
     const int x = t.apply(OpKind::kEmbedding, {}, {add_matrix(t, table)}, kDim);
     const int query = t.matmul(x, add_matrix(t, q));
     t.instruction({OpKind::kKvWrite, {t.matmul(x, add_matrix(t, k)), t.matmul(x, add_matrix(t, v))}, {}, {}, heads});
-    const int y = t.apply(OpKind::kAttention, {query}, {}, kHeads * kHeadDim, heads);
-    const int rows = t.value(kHeads * kHeadDim, 0, Space::kOutputs);
+    const int y = t.apply(OpKind::kAttention, {query}, {}, width(), heads);
+    const int rows = t.value(width(), 0, Space::kOutputs);
     t.instruction({OpKind::kSelect, {y}, {rows}, {}, {}});
     return std::make_shared<const Program>(t.take(rows));
   }
@@ -209,16 +216,16 @@ struct HardAttention {
   // One row for each token of a sequence.
   Matrix expected(const std::vector<int32_t>& ids) const {
     const Matrix x = embed(table, ids), queries = product(x, q), keys = product(x, k), values = product(x, v);
-    Matrix y(x.rows, kHeads * kHeadDim);
+    Matrix y(x.rows, width());
     for (int64_t token = 0; token < y.rows; ++token) {
-      for (int64_t head = 0; head < kHeads; ++head) attend(queries, keys, values, token, head, y);
+      for (int64_t head = 0; head < n_heads; ++head) attend(queries, keys, values, token, head, y);
     }
     return y;
   }
 
-  static void attend(const Matrix& queries, const Matrix& keys, const Matrix& values, int64_t token, int64_t head,
-                     Matrix& y) {
-    const int64_t from = head / (kHeads / kKvHeads) * kHeadDim;
+  void attend(const Matrix& queries, const Matrix& keys, const Matrix& values, int64_t token, int64_t head,
+              Matrix& y) const {
+    const int64_t from = head / (n_heads / kKvHeads) * kHeadDim;
     std::vector<float> scores;
     for (int64_t p = 0; p <= token; ++p) {
       scores.push_back(0.0f);
@@ -263,15 +270,14 @@ void check_walk(Executor& executor, const KvLayout& kv, std::vector<Walker> walk
       w.done += count;
     }
     if (ids.empty()) return;
-    const int64_t width = HardAttention::kHeads * HardAttention::kHeadDim;
-    CHECK(run(executor, TestBatch(ids, parts), kv, width) == expected);
+    CHECK(run(executor, TestBatch(ids, parts), kv, walkers[0].expected.cols) == expected);
   }
 }
 
-TEST(attention_sees_its_own_sequence_through_scattered_blocks) {
-  const HardAttention attention;
+// In blocks 0 to 24, shuffled.
+std::vector<Walker> ragged_walkers(const HardAttention& attention) {
   std::vector<int32_t> blocks(25);
-  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int32_t>(i);
+  std::iota(blocks.begin(), blocks.end(), 0);
   std::shuffle(blocks.begin(), blocks.end(), std::mt19937(3));
   std::vector<Walker> walkers;
   for (const int64_t length : {200, 1, 33, 97, 64, 32, 150}) {
@@ -283,15 +289,23 @@ TEST(attention_sees_its_own_sequence_through_scattered_blocks) {
     w.expected = attention.expected(w.ids);
     walkers.push_back(std::move(w));
   }
-  const auto program = attention.program();
-  KvLayout kv = program->kv_shape();
-  Buffer memory = Buffer::allocate(static_cast<size_t>(25 * kv.block_floats()) * sizeof(float), "test");
-  kv.data = memory.as<float>();
-  unsigned seed = 0;
-  on_every_machine(program, [&](Executor& executor) {
-    std::memset(memory.data(), 0xff, memory.size());  // NaNs: only what is written may be read
-    for (int round = 0; round < 3; ++round) check_walk(executor, kv, walkers, ++seed);
-  });
+  return walkers;
+}
+
+TEST(attention_sees_its_own_sequence_through_scattered_blocks) {
+  for (const int64_t n_heads : {6, 34}) {  // 3 or 17 query heads to a KV head: many tokens or part of one in a piece
+    const HardAttention attention(n_heads);
+    const std::vector<Walker> walkers = ragged_walkers(attention);
+    const auto program = attention.program();
+    KvLayout kv = program->kv_shape();
+    Buffer memory = Buffer::allocate(static_cast<size_t>(25 * kv.block_floats()) * sizeof(float), "test");
+    kv.data = memory.as<float>();
+    unsigned seed = 0;
+    on_every_machine(program, [&](Executor& executor) {
+      std::memset(memory.data(), 0xff, memory.size());  // NaNs: only what is written may be read
+      for (int round = 0; round < 3; ++round) check_walk(executor, kv, walkers, ++seed);
+    });
+  }
 }
 
 TEST(executor_asks_on_the_calling_thread_and_stops_only_when_told) {

@@ -15,6 +15,7 @@ float inverse_rms(const float* x, int64_t dim, float eps) {
     chain[c] = fma(v, v, chain[c]);
   }
   const float squares = sum(add(add(chain[0], chain[1]), add(chain[2], chain[3])));
+  if (!(squares < __builtin_inff())) return __builtin_nanf("");  // 1 / inf would turn an overflow into zeros
   return 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps);
 }
 
