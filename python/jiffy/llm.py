@@ -183,7 +183,7 @@ class Model:
         return Stream(_Request(self, prompts[0], SamplingParams.of(params, fields)))
 
     def logits(self, token_ids: list[int]) -> np.ndarray:
-        """float32 [n_tokens, vocab_size]: what follows each prefix of token_ids.
+        """float32 [n_tokens, vocab_size]: what follows each prefix of token_ids; NaN where the weights overflow.
 
         Raises ParameterError, ContextOverflow.
         """
