@@ -2,7 +2,7 @@
 // float operations in the same order; the unfused program stays the oracle (tests/test_fusion.py).
 //
 //   rms_norm, quantize                 -> rms_norm_quantize    the normalised rows never reach memory
-//   gate matmul, up matmul, silu_mul   -> gate_up              one stream, if the two were packed as a pair
+//   gate matmul, up matmul, silu_mul   -> gate_up              one stream where the two were packed as a pair
 //   matmul, add                        -> matmul + residual
 //   matmul, matmul (of one x)          -> matmul of several weights: one barrier for q, k and v
 //   rope(q), rope(k), kv_write         -> rope_kv_write

@@ -1,69 +1,25 @@
-// What a program refuses, which buffers its values share, and what it fuses.
+// What a program refuses, and where it says so.
 #include <algorithm>
 #include <functional>
+#include <initializer_list>
 #include <limits>
-#include <memory>
-#include <random>
 #include <string>
-#include <vector>
 
 #include "base/error.h"
 #include "check.h"
+#include "one_layer.h"
 #include "program/program.h"
-#include "support.h"
 
 namespace jiffy {
 namespace {
 
+using check::find;
+using check::one_layer_fused_spec;
+using check::one_layer_spec;
 using check::Trace;
+using check::zero_weight;
+using namespace check::one_layer;
 
-constexpr int64_t kWidth = 32, kContext = 8, kVocab = 20;
-const Attributes kQueryHeads{.scale = 0.25f, .n_heads = 2, .n_kv_heads = 1, .head_dim = 16};
-const Attributes kKeyHeads{.n_heads = 1, .head_dim = 16};
-
-int weight(Trace& t, int64_t rows, int64_t cols, const char* format) {
-  return t.matrix(Weight::create("w", rows, cols, parse_format(format, "test")));
-}
-
-// y = x + attention(norm(x)), z = y + ffn(y): one layer with every op that a trace can hold.
-ProgramSpec one_layer() {
-  Trace t(kContext);
-  const int cosines = t.floats("cosines", std::vector<float>(kContext * 8), kContext);
-  const int sines = t.floats("sines", std::vector<float>(kContext * 8), kContext);
-  const int norm = t.floats("norm", std::vector<float>(kWidth));
-  const int bias = t.floats("bias", std::vector<float>(kWidth));
-  const int x = t.apply(OpKind::kEmbedding, {}, {weight(t, kVocab, kWidth, "f32")}, kWidth);
-  const int h = t.apply(OpKind::kRmsNorm, {x}, {norm}, kWidth, {.eps = 1e-5f});
-  const int q = t.matmul(h, weight(t, kWidth, kWidth, "i8g32"), bias);
-  const int k = t.matmul(h, weight(t, 16, kWidth, "i8g32"));
-  const int v = t.matmul(h, weight(t, 16, kWidth, "i4"));
-  const int rotated_q = t.apply(OpKind::kRope, {q}, {cosines, sines}, kWidth, kQueryHeads);
-  const int rotated_k = t.apply(OpKind::kRope, {k}, {cosines, sines}, 16, kKeyHeads);
-  t.instruction({OpKind::kKvWrite, {rotated_k, v}, {}, {}, kQueryHeads});
-  const int attended = t.apply(OpKind::kAttention, {rotated_q}, {}, kWidth, kQueryHeads);
-  const int out = t.matmul(attended, weight(t, kWidth, kWidth, "f32"));
-  const int y = t.apply(OpKind::kAdd, {x, out}, {}, kWidth);
-  const int gate = t.matmul(y, weight(t, 48, kWidth, "f32"));
-  const int up = t.matmul(y, weight(t, 48, kWidth, "f32"));
-  const int product = t.apply(OpKind::kSiluMul, {gate, up}, {}, 48);
-  const int down = t.matmul(product, weight(t, kWidth, 48, "f32"));
-  const int z = t.apply(OpKind::kAdd, {y, down}, {}, kWidth);
-  const int rows = t.value(kWidth, 0, Space::kOutputs);
-  t.instruction({OpKind::kSelect, {z}, {rows}, {}, {}});
-  return t.take(t.matmul(rows, weight(t, kVocab, kWidth, "f32")));
-}
-
-ProgramSpec one_layer_fused() { return fuse(Program(one_layer())); }
-
-std::vector<std::string> op_names(const ProgramSpec& spec) {
-  std::vector<std::string> names;
-  for (const Instruction& at : spec.instructions) names.emplace_back(op(at.op).name);
-  return names;
-}
-
-Instruction& find(ProgramSpec& spec, OpKind kind) {
-  return *std::find_if(spec.instructions.begin(), spec.instructions.end(), [&](auto& at) { return at.op == kind; });
-}
 Parameter& parameter(ProgramSpec& spec, OpKind kind, size_t i) {
   return spec.parameters[static_cast<size_t>(find(spec, kind).parameters[i])];
 }
@@ -87,7 +43,7 @@ using Break = std::function<void(ProgramSpec&)>;
 
 // The error must be at the first instruction of this kind; `fused`: in the fused program.
 void check_break(OpKind kind, const std::string& what, const Break& apply, bool fused = false) {
-  ProgramSpec spec = fused ? one_layer_fused() : one_layer();
+  ProgramSpec spec = fused ? one_layer_fused_spec() : one_layer_spec();
   const size_t index = static_cast<size_t>(&find(spec, kind) - spec.instructions.data());
   apply(spec);
   check_refused(spec, place(spec, index), std::string(op(kind).name) + ", " + what);
@@ -95,7 +51,7 @@ void check_break(OpKind kind, const std::string& what, const Break& apply, bool 
 
 // Breaks every instruction of both programs, each in the same way. `apply` returns false where that breaks nothing.
 void break_each(const char* what, const std::function<bool(Instruction&)>& apply) {
-  for (const ProgramSpec& whole : {one_layer(), one_layer_fused()}) {
+  for (const ProgramSpec& whole : {one_layer_spec(), one_layer_fused_spec()}) {
     for (size_t i = 0; i < whole.instructions.size(); ++i) {
       ProgramSpec spec = whole;
       if (apply(spec.instructions[i])) check_refused(spec, place(spec, i), place(spec, i) + ", " + what);
@@ -104,13 +60,13 @@ void break_each(const char* what, const std::function<bool(Instruction&)>& apply
 }
 
 TEST(programs_in_order_are_accepted) {
-  const Program program(one_layer());
+  const Program program(one_layer_spec());
   CHECK_EQ(program.vocab_size(), kVocab);
   CHECK_EQ(program.result_width(), kVocab);
   CHECK_EQ(program.context_length(), kContext);
   const KvLayout kv = program.kv_shape();
   CHECK(kv.n_layers == 1 && kv.n_kv_heads == 1 && kv.head_dim == 16 && kv.data == nullptr);
-  CHECK_EQ(Program(one_layer_fused()).instructions().size(), 10);
+  CHECK_EQ(Program(one_layer_fused_spec()).instructions().size(), 10);
 }
 
 TEST(indices_out_of_range_are_refused) {
@@ -162,7 +118,7 @@ TEST(values_of_another_type_are_refused) {
       [](Value& v) { v.group = 5; },
       [](Value& v) { v.space = v.space == Space::kTokens ? Space::kOutputs : Space::kTokens; },
   };
-  for (const ProgramSpec& whole : {one_layer(), one_layer_fused()}) {
+  for (const ProgramSpec& whole : {one_layer_spec(), one_layer_fused_spec()}) {
     for (const Instruction& at : whole.instructions) {
       for (const int v : at.outputs) {
         for (const auto& change : changes) {
@@ -177,11 +133,11 @@ TEST(values_of_another_type_are_refused) {
 
 TEST(values_of_impossible_sizes_are_refused) {
   for (const int64_t width : {int64_t{0}, int64_t{-1}, INT64_MIN, INT64_MAX, int64_t{1} << 31}) {
-    ProgramSpec spec = one_layer();
+    ProgramSpec spec = one_layer_spec();
     spec.values[3].width = width;
     check_refused(spec, width < 1 ? "program value" : "program instruction 3", "width " + std::to_string(width));
   }
-  ProgramSpec spec = one_layer();
+  ProgramSpec spec = one_layer_spec();
   spec.values[3].group = -1;
   check_refused(spec, "program value", "group -1");
 }
@@ -246,10 +202,10 @@ TEST(attributes_out_of_range_are_refused) {
 TEST(ops_of_tokens_refuse_values_of_outputs) {
   Trace t(kContext);
   const int rows = t.value(kWidth, 0, Space::kOutputs);
-  t.instruction({OpKind::kEmbedding, {}, {rows}, {weight(t, kVocab, kWidth, "f32")}, {}});
+  t.instruction({OpKind::kEmbedding, {}, {rows}, {zero_weight(t, kVocab, kWidth, "f32")}, {}});
   check_refused(t.take(rows), "program instruction 0 (embedding)", "an embedding of outputs");
   for (const OpKind kind : {OpKind::kRope, OpKind::kAttention, OpKind::kRopeKvWrite}) {
-    ProgramSpec spec = kind == OpKind::kRopeKvWrite ? one_layer_fused() : one_layer();
+    ProgramSpec spec = kind == OpKind::kRopeKvWrite ? one_layer_fused_spec() : one_layer_spec();
     const Instruction at = find(spec, kind);
     for (const int v : {at.inputs[0], at.outputs[0]}) spec.values[static_cast<size_t>(v)].space = Space::kOutputs;
     spec.instructions = {at};  // without the others, which would object to the change
@@ -258,7 +214,7 @@ TEST(ops_of_tokens_refuse_values_of_outputs) {
 }
 
 TEST(values_are_made_once_and_before_they_are_read) {
-  for (const ProgramSpec& whole : {one_layer(), one_layer_fused()}) {
+  for (const ProgramSpec& whole : {one_layer_spec(), one_layer_fused_spec()}) {
     for (size_t i = 1; i < whole.instructions.size(); ++i) {
       ProgramSpec spec = whole;
       spec.instructions.erase(spec.instructions.begin() + static_cast<std::ptrdiff_t>(i) - 1);
@@ -277,7 +233,7 @@ TEST(values_are_made_once_and_before_they_are_read) {
 
 TEST(layers_with_other_kv_heads_are_refused) {
   const auto with_second_write = [](Attributes attributes) {
-    ProgramSpec spec = one_layer();
+    ProgramSpec spec = one_layer_spec();
     Instruction write = find(spec, OpKind::kKvWrite);
     write.attributes = attributes;
     spec.instructions.insert(spec.instructions.end() - 2, write);
@@ -295,7 +251,7 @@ TEST(layers_with_other_kv_heads_are_refused) {
 // Its keys and values would be what another request left in the blocks.
 TEST(attention_to_a_layer_that_is_not_written_before_is_refused) {
   check_break(OpKind::kAttention, "layer", [](ProgramSpec& s) { find(s, OpKind::kAttention).attributes.layer = 1; });
-  ProgramSpec late = one_layer();
+  ProgramSpec late = one_layer_spec();
   const auto write = late.instructions.begin() + (&find(late, OpKind::kKvWrite) - late.instructions.data());
   std::swap(write[0], write[1]);
   check_refused(late, "program instruction 8 (attention)", "a kv_write behind its attention");
@@ -306,14 +262,14 @@ TEST(rope_tables_cover_the_context) {
     const OpKind kind = fused ? OpKind::kRopeKvWrite : OpKind::kRope;
     check_break(kind, "a long context", [](ProgramSpec& s) { s.context_length = kContext + 1; }, fused);
   }
-  ProgramSpec spec = one_layer();
+  ProgramSpec spec = one_layer_spec();
   spec.context_length = kContext - 1;
   CHECK_EQ(Program(spec).context_length(), kContext - 1);
 }
 
 TEST(programs_without_result_embedding_or_context_are_refused) {
   const auto check_spec = [](const char* place, const Break& apply) {
-    ProgramSpec spec = one_layer();
+    ProgramSpec spec = one_layer_spec();
     apply(spec);
     check_refused(spec, place, place);
   };
@@ -332,148 +288,6 @@ TEST(programs_without_result_embedding_or_context_are_refused) {
     check_spec("program context_length", [=](ProgramSpec& s) { s.context_length = bad; });
   }
   check_refused({}, "program result", "an empty program");
-}
-
-// Plays the plan: nothing is written into a slot that holds a value which is still to be read, this instruction
-// included.
-void check_plan(const Program& program) {
-  const Plan plan = plan_buffers(program);
-  const std::vector<Instruction>& all = program.instructions();
-  std::vector<size_t> last_read(program.values().size(), 0);
-  for (size_t i = 0; i < all.size(); ++i) {
-    for (const int v : all[i].inputs) last_read[static_cast<size_t>(v)] = i;
-  }
-  std::vector<int> live;
-  size_t most_live = 0;
-  for (size_t i = 0; i < all.size(); ++i) {
-    std::erase_if(live, [&](int v) { return last_read[static_cast<size_t>(v)] < i; });
-    for (const int v : all[i].outputs) {
-      const int slot = plan.slot_of[static_cast<size_t>(v)];
-      CHECK_EQ(slot == -1, v == program.result());
-      if (slot < 0) continue;
-      for (const int other : live) CHECK(plan.slot_of[static_cast<size_t>(other)] != slot);
-      const Value& value = program.values()[static_cast<size_t>(v)];
-      const Plan::Slot& s = plan.slots[static_cast<size_t>(slot)];
-      CHECK((value.space == Space::kTokens ? s.token_row_bytes : s.output_row_bytes) >= value.row_bytes());
-      live.push_back(v);
-    }
-    most_live = std::max(most_live, live.size());
-  }
-  CHECK(plan.slots.size() <= most_live);
-}
-
-// Sums of random earlier values, some of which nobody reads.
-Program random_program(unsigned seed) {
-  std::mt19937 rng(seed);
-  Trace t(kContext);
-  std::vector<int> made{t.apply(OpKind::kEmbedding, {}, {weight(t, kVocab, kWidth, "f32")}, kWidth)};
-  const auto any = [&] { return made[made.size() - 1 - rng() % std::min<size_t>(made.size(), 6)]; };
-  for (int i = 0; i < 40; ++i) made.push_back(t.apply(OpKind::kAdd, {any(), any()}, {}, kWidth));
-  const int rows = t.value(kWidth, 0, Space::kOutputs);
-  t.instruction({OpKind::kSelect, {any()}, {rows}, {}, {}});
-  const int result = t.apply(OpKind::kAdd, {rows, rows}, {}, kWidth);
-  t.apply(OpKind::kAdd, {rows, result}, {}, kWidth);  // the result is read too
-  return Program(t.take(result));
-}
-
-TEST(values_that_live_together_share_no_buffer) {
-  check_plan(Program(one_layer()));
-  check_plan(Program(one_layer_fused()));
-  for (const bool fused : {false, true}) check_plan(*check::tiny_program(64, fused));
-  for (unsigned seed = 0; seed < 50; ++seed) check_plan(random_program(seed));
-}
-
-TEST(slots_hold_the_larger_of_tokens_and_outputs_in_whole_lines) {
-  const Plan::Slot slot{.token_row_bytes = 100, .output_row_bytes = 1000};
-  CHECK_EQ(slot.bytes(1, 0), 128);
-  CHECK_EQ(slot.bytes(32, 3), 3200);
-  CHECK_EQ(slot.bytes(3, 3), 3008);
-  CHECK_EQ(slot.bytes(0, 0), 0);
-}
-
-TEST(a_layer_is_fused_to_ten_instructions) {
-  const std::vector<std::string> expected{"embedding", "rms_norm_quantize", "matmul", "rope_kv_write", "attention",
-                                          "matmul",    "gate_up",           "matmul", "select",        "matmul"};
-  ProgramSpec fused = one_layer_fused();
-  CHECK(op_names(fused) == expected);
-  const Instruction& qkv = fused.instructions[2];
-  CHECK_EQ(qkv.outputs.size(), 3);
-  CHECK_EQ(qkv.parameters.size(), 6);
-  CHECK(qkv.parameters[1] >= 0 && qkv.parameters[3] == -1);  // q has a bias
-  CHECK_EQ(fused.instructions[5].inputs.size(), 2);          // a residual
-  CHECK_EQ(find(fused, OpKind::kRopeKvWrite).attributes.n_heads, 2);
-  CHECK(op_names(fuse(Program(fused))) == expected);  // nothing is left to fuse
-}
-
-// `apply` makes one instruction of `spec` unfit for the rule that gives `kind`.
-void check_not_fused(OpKind kind, const char* what, const Break& apply) {
-  ProgramSpec spec = one_layer();
-  apply(spec);
-  ProgramSpec fused = fuse(Program(spec));
-  Program{fused};  // valid
-  const bool found = std::any_of(fused.instructions.begin(), fused.instructions.end(), [&](const Instruction& at) {
-    return at.op == kind && (kind != OpKind::kMatmul || at.inputs.size() == 2);
-  });
-  if (found)
-    check::report_failure(__FILE__, __LINE__, std::string("fused to ") + op(kind).name + " in spite of " + what);
-}
-
-// Adds a second reader of a value, at the end.
-void read_again(ProgramSpec& spec, int value) {
-  spec.values.push_back(spec.values[static_cast<size_t>(value)]);
-  spec.instructions.push_back({OpKind::kAdd, {value, value}, {static_cast<int>(spec.values.size()) - 1}, {}, {}});
-}
-
-TEST(values_that_others_read_are_not_fused_away) {
-  check_not_fused(OpKind::kRmsNormQuantize, "a second reader of the norm",
-                  [](ProgramSpec& s) { read_again(s, find(s, OpKind::kRmsNorm).outputs[0]); });
-  for (const size_t i : {0, 1}) {
-    check_not_fused(OpKind::kGateUp, "a second reader of gate or up",
-                    [=](ProgramSpec& s) { read_again(s, find(s, OpKind::kSiluMul).inputs[i]); });
-  }
-  check_not_fused(OpKind::kRopeKvWrite, "a second reader of the rotated k",
-                  [](ProgramSpec& s) { read_again(s, find(s, OpKind::kKvWrite).inputs[0]); });
-  check_not_fused(OpKind::kRopeKvWrite, "a second reader of k", [](ProgramSpec& s) {
-    const Instruction& write = find(s, OpKind::kKvWrite);
-    read_again(s, (&write - 1)->inputs[0]);
-  });
-  check_not_fused(OpKind::kRopeKvWrite, "k as values too", [](ProgramSpec& s) {
-    Instruction& write = find(s, OpKind::kKvWrite);
-    write.inputs[1] = (&write - 1)->inputs[0];
-  });
-  check_not_fused(OpKind::kMatmul, "second readers of what is added", [](ProgramSpec& s) {
-    std::vector<int> added;
-    for (const Instruction& at : s.instructions) {
-      if (at.op == OpKind::kAdd) added.push_back(at.inputs[1]);
-    }
-    for (const int v : added) read_again(s, v);
-  });
-}
-
-TEST(instructions_that_do_not_match_are_not_fused) {
-  check_not_fused(OpKind::kGateUp, "gate and up exchanged", [](ProgramSpec& s) {
-    Instruction& mul = find(s, OpKind::kSiluMul);
-    std::swap(mul.inputs[0], mul.inputs[1]);
-  });
-  check_not_fused(OpKind::kGateUp, "a bias", [](ProgramSpec& s) {
-    static const std::vector<float> zeros(48);
-    s.parameters.push_back({.name = "bias", .matrix = {}, .floats = zeros.data(), .rows = 1, .cols = 48});
-    (&find(s, OpKind::kSiluMul) - 1)->parameters[1] = static_cast<int>(s.parameters.size()) - 1;
-  });
-  check_not_fused(OpKind::kRopeKvWrite, "tables of its own for k", [](ProgramSpec& s) {
-    Instruction& write = find(s, OpKind::kKvWrite);
-    std::swap((&write - 1)->parameters[0], (&write - 1)->parameters[1]);
-  });
-}
-
-// 2 heads of 16 for q, and k as 1 head of 16 rotated; but stored as 2 heads of 8.
-TEST(keys_stored_in_other_heads_than_rotated_are_not_fused) {
-  check_not_fused(OpKind::kRopeKvWrite, "other heads in the cache", [](ProgramSpec& s) {
-    for (const OpKind kind : {OpKind::kKvWrite, OpKind::kAttention}) {
-      Attributes& a = find(s, kind).attributes;
-      a = {.scale = a.scale, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8};
-    }
-  });
 }
 
 }  // namespace

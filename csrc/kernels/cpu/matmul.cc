@@ -29,10 +29,12 @@ struct TileArgs {
   float* acc;  // [rows][16]
 };
 
+// The sum over codes without their bias. Added at the end of a group, from memory: as a start value it costs a copy of
+// every accumulator (group 32, 64 rows: 57 % of the integer peak against 67 %).
 template <int kBits, Offset kOffset>
-inline Ints initial(int32_t correction) {
-  if constexpr (kBits == 8) return kBytesBiased ? shift_left<4>(splat(correction)) : splat(int32_t{0});
-  return kOffset == Offset::kNone ? splat(correction) : splat(int32_t{0});
+inline Ints without_bias(Ints sum, int32_t correction) {
+  if constexpr (kBits == 8) return kBytesBiased ? add(sum, shift_left<4>(splat(correction))) : sum;
+  return kOffset == Offset::kNone ? add(sum, splat(correction)) : sum;
 }
 
 // acc[r] += codes of one unit (32 cols) . activations. kChains breaks the latency chain when there are few rows.
@@ -102,8 +104,7 @@ void dot_tile(const TileArgs& t) {
     const int64_t at = g * t.step;
     Ints acc[kChains][kRows];
     for (int r = 0; r < kRows; ++r) {
-      acc[0][r] = initial<kBits, kOffset>(t.correction[at + r]);
-      for (int c = 1; c < kChains; ++c) acc[c][r] = splat(int32_t{0});
+      for (int c = 0; c < kChains; ++c) acc[c][r] = splat(int32_t{0});
     }
     for (int u = 0; u < t.units_per_group; ++u) {
       if constexpr (kBits == 4) add_unit_4bit<kRows, kChains>(acc, t, line, a);
@@ -113,7 +114,7 @@ void dot_tile(const TileArgs& t) {
     }
     for (int r = 0; r < kRows; ++r) {
       for (int c = 1; c < kChains; ++c) acc[0][r] = add(acc[0][r], acc[c][r]);
-      Floats dot = to_floats(acc[0][r]);
+      Floats dot = to_floats(without_bias<kBits, kOffset>(acc[0][r], t.correction[at + r]));
       if constexpr (kOffset == Offset::kZero) {  // exact: both factors are small integers
         dot = fma(header.offset, splat(0.125f * static_cast<float>(t.correction[at + r])), dot);
       }
