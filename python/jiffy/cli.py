@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import __version__
 from .errors import Error
+
+if TYPE_CHECKING:
+    from .llm import Model
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
@@ -56,13 +59,7 @@ def generate(
     params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed)
     text = sys.stdin.read() if prompt == "-" else prompt
     loaded = load(model, weights=weights, n_threads=threads)
-    if raw or loaded.tokenizer.chat_template is None:
-        ids = loaded.tokenizer.encode(text)
-    else:
-        from .chat import encode_chat
-
-        messages = [{"role": "system", "content": system}] if system else []
-        ids = encode_chat(loaded.tokenizer, [*messages, {"role": "user", "content": text}])
+    ids = _encode(loaded, text, None if raw else system)
     with loaded.stream(token_ids=ids, params=params) as stream:
         for piece in stream:
             if not as_json:
@@ -76,6 +73,16 @@ def generate(
         t = completion.timings
         speed = f"{t.tokens_per_second:.0f} tokens/s" if t.tokens_per_second else "one token"
         print(f"[{completion.n_tokens} tokens, first after {t.ttft * 1e3:.0f} ms, {speed}]", file=sys.stderr)
+
+
+def _encode(model: Model, text: str, system: str | None) -> list[int]:
+    """Through the model's chat template, if it has one; as it is without a system message (None, not "")."""
+    if system is None or model.tokenizer.chat_template is None:
+        return model.tokenizer.encode(text)
+    from .chat import encode_chat
+
+    messages = [{"role": "system", "content": system}] if system else []
+    return encode_chat(model.tokenizer, [*messages, {"role": "user", "content": text}])
 
 
 @app.command()

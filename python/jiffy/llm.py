@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -15,6 +14,7 @@ from .config import Config
 from .errors import OutOfMemory, ParameterError, shown
 from .graph import Trace
 from .hub import resolve_model
+from .loading import Loading
 from .models import architecture
 from .running import Running
 from .sampling import SamplingParams
@@ -25,22 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _SMALLEST_F32 = 1e-45  # above 0 as float32
-_DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
-
-
-@dataclass(frozen=True)
-class Loading:
-    """The arguments of `load`, checked."""
-
-    weights: str | None
-    head: str | None
-    n_threads: int
-    isa: str
-    context: int
-    prefill_chunk: int
-    max_batch: int
-    progress: bool
-    fuse: bool
 
 
 def load(
@@ -59,7 +43,7 @@ def load(
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a name that `jiffy models` knows; None: the
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a known name ("smollm2-135m"); None: the
     default model.
     weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the
     vocabulary matrix.
@@ -72,40 +56,16 @@ def load(
     """
     if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):
         raise ParameterError("name_or_path", expected="a path or a name", found=type(name_or_path).__name__)
-    _one_of("kv_dtype", kv_dtype, ["auto", "f32"])
-    for name, value in (("weights", weights), ("head", head)):
-        if value is not None:
-            _one_of(name, value, _core.format_names())
-    if isa is not None:
-        _one_of("isa", isa, _core.isas())
-    if n_threads is None:
-        n_threads = _core.cpu_info().default_threads
-    for name, value, most in (
-        ("n_threads", n_threads, 1024),
-        ("prefill_chunk", prefill_chunk, 65536),
-        ("max_batch", max_batch, 65536),
-        ("context", 1 if context is None else context, 2**31 - 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ParameterError(name, expected=f"an integer from 1 to {most}", found=shown(value))
+    loading = Loading(weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, progress, fuse)
     checkpoint = open_checkpoint(resolve_model(name_or_path))
-    length = checkpoint.config.context_length
-    if context is not None and context > length:
-        raise ParameterError("context", expected=f"at most the model's {length} positions", found=str(context))
-    context = min(length, _DEFAULT_CONTEXT) if context is None else context
-    loading = Loading(weights, head, n_threads, isa or "auto", context, prefill_chunk, max_batch, progress, fuse)
+    loading = loading.completed(checkpoint.config)
     try:
         return Model(checkpoint, loading)
     except MemoryError as error:  # numpy's, or already ours
         if isinstance(error, OutOfMemory):
             raise
-        expected = f"memory for weights and a context of {context}"
+        expected = f"memory for weights and a context of {loading.context}"
         raise OutOfMemory(str(checkpoint.path), expected=expected, found=str(error) or "too little") from None
-
-
-def _one_of(name: str, value: object, names: list[str]) -> None:
-    if value not in names:
-        raise ParameterError(name, expected="one of " + ", ".join(names), found=shown(value))
 
 
 class Model:

@@ -1,0 +1,64 @@
+"""The arguments of `jiffy.load`, checked and completed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from . import _core
+from .errors import ParameterError, shown
+
+if TYPE_CHECKING:
+    from .config import Config
+
+_DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded and run; `jiffy.load` describes the fields. Raises ParameterError naming the field."""
+
+    weights: str | None
+    head: str | None
+    kv_dtype: str
+    n_threads: int | None
+    isa: str | None
+    context: int | None
+    prefill_chunk: int
+    max_batch: int
+    progress: bool
+    fuse: bool
+
+    def __post_init__(self) -> None:
+        self._one_of("kv_dtype", ["auto", "f32"])
+        self._one_of("weights", [None, *_core.format_names()])
+        self._one_of("head", [None, *_core.format_names()])
+        self._one_of("isa", [None, *_core.isas()])
+        self._count("n_threads", 1024, optional=True)
+        self._count("context", 2**31 - 1, optional=True)
+        self._count("prefill_chunk", 65536)
+        self._count("max_batch", 65536)
+
+    def completed(self, config: Config) -> Loading:
+        """With this machine's and the model's own values for what was left open."""
+        length = config.context_length
+        if self.context is not None and self.context > length:
+            raise ParameterError("context", expected=f"at most the model's {length} positions", found=str(self.context))
+        return replace(
+            self,
+            n_threads=self.n_threads or _core.cpu_info().default_threads,
+            isa=self.isa or _core.isas()[-1],
+            context=self.context or min(length, _DEFAULT_CONTEXT),
+        )
+
+    def _one_of(self, name: str, values: list[str | None]) -> None:
+        if getattr(self, name) not in values:
+            expected = "one of " + ", ".join(value or "None" for value in values)
+            raise ParameterError(name, expected=expected, found=shown(getattr(self, name)))
+
+    def _count(self, name: str, most: int, optional: bool = False) -> None:
+        value = getattr(self, name)
+        if optional and value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ParameterError(name, expected=f"an integer from 1 to {most}", found=shown(value))
