@@ -1,0 +1,54 @@
+"""The command line: one module a command, which imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import Error
+from .bench_limits import limits
+from .generate import generate
+from .info import info
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
+)
+for command in (generate, info):
+    app.command()(command)
+
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+for command in (limits,):
+    bench.command()(command)
+app.add_typer(bench, name="bench")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"jiffy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line; a jiffy.Error becomes one line on standard error and exit status 1."""
+    try:
+        app()
+    except Error as error:
+        print(f"jiffy: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone: nobody is left to tell
+        sys.exit(141)
