@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .chat import Message, encode_chat
@@ -12,11 +13,10 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids that fit. n_truncated: how many were left out; n_dropped: whole messages of a chat among them."""
+    """Token ids that fit. n_truncated: how many were left out."""
 
     ids: list[int]
     n_truncated: int = 0
-    n_dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,16 @@ class PromptReader:
         return [self._fitted(self.checked(ids), fit) for ids in all_ids], single
 
     def chat(self, messages: list[Message], *, fit: Fit) -> Prompt:
-        """A chat in the model's template. To truncate one drops its oldest turns - what a user said and all that came
-        before the user spoke again - but never a system message, nor the newest turn."""
+        """A chat in the model's template. To truncate one drops its oldest turns, as `drop_turns` does."""
         whole = encode_chat(self.tokenizer, messages)
         if fit.overflow == "error" or len(whole) <= fit.limit:
             return self._fitted(self.checked(whole), fit)
-        turns = _turns(messages)
-
-        def fits(first: int) -> bool:
-            return len(encode_chat(self.tokenizer, _from_turn(messages, turns, first))) <= fit.limit
-
-        newest = turns[-1]
-        kept = _from_turn(messages, turns, bisect_left(range(newest), True, lo=min(1, newest), key=fits))
+        kept = drop_turns(messages, lambda rest: len(encode_chat(self.tokenizer, rest)) <= fit.limit)
         ids = self.checked(encode_chat(self.tokenizer, kept))
         if len(ids) > fit.limit:
             expected = f"at most {fit.limit} tokens in the newest turn with the system message"
             raise ContextOverflow("messages", expected=expected, found=str(len(ids)))
-        return Prompt(ids, len(whole) - len(ids), len(messages) - len(kept))
+        return Prompt(ids, len(whole) - len(ids))
 
     def to_score(self, text: object, token_ids: object, add_bos: bool | None, parse_special: bool) -> list[int]:
         """The token ids that `Model.score` is about."""
@@ -138,6 +131,21 @@ class PromptReader:
         return Prompt(ids[:n_bos] + ids[n_bos + n_truncated :], n_truncated)
 
 
+def drop_turns(messages: list[Message], fits: Callable[[list[Message]], bool]) -> list[Message]:
+    """The messages without as many of the oldest turns as must go for the rest to fit, but at least one.
+
+    A turn is what a user says and all that comes before the user speaks again. System messages stay, and so does the
+    newest turn, whether it fits or not.
+    """
+    turns = _turns(messages)
+
+    def rest(first: int) -> list[Message]:
+        return [m for m, turn in zip(messages, turns, strict=True) if turn >= first or m["role"] == "system"]
+
+    newest = turns[-1]
+    return rest(bisect_left(range(newest), True, lo=min(1, newest), key=lambda first: fits(rest(first))))
+
+
 def _turns(messages: list[Message]) -> list[int]:
     """The turn of each message: each message of a user begins one, but the first, which what stands before it joins."""
     turns, turn, seen = [], 0, False
@@ -147,8 +155,3 @@ def _turns(messages: list[Message]) -> list[int]:
             seen = True
         turns.append(turn)
     return turns
-
-
-def _from_turn(messages: list[Message], turns: list[int], first: int) -> list[Message]:
-    """System messages, and all messages from a turn on."""
-    return [m for m, turn in zip(messages, turns, strict=True) if turn >= first or m["role"] == "system"]
