@@ -18,6 +18,7 @@ struct KvLayout {
   constexpr int64_t padded_head_dim() const { return (head_dim + 15) / 16 * 16; }
   constexpr int64_t head_floats() const { return kBlockSize * (head_dim + padded_head_dim()); }
   constexpr int64_t block_floats() const { return n_layers * n_kv_heads * head_floats(); }
+  constexpr int64_t block_bytes() const { return block_floats() * static_cast<int64_t>(sizeof(float)); }
 
   KvHeadView head(int64_t layer, int64_t kv_head, const int32_t* block_table) const {
     float* keys = data + (layer * n_kv_heads + kv_head) * head_floats();
