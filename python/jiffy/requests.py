@@ -93,7 +93,7 @@ class Requests:
             "top_k": p.top_k,
             "top_p": max(p.top_p, _SMALLEST_F32),
             "min_p": p.min_p,
-            "repetition_penalty": p.repetition_penalty,
+            "repetition_penalty": max(p.repetition_penalty, _SMALLEST_F32),
             "presence_penalty": p.presence_penalty,
             "frequency_penalty": p.frequency_penalty,
             "logprobs": -1 if p.logprobs is None else p.logprobs,

@@ -20,8 +20,8 @@ class SamplingParams:
     top_p: sample among the most likely tokens that together have this probability, in (0, 1] (Holtzman et al. 2020).
     min_p: leave out tokens less likely than this share of the most likely one, in [0, 1] (Nguyen et al. 2024).
     repetition_penalty: divides the positive logits of tokens that prompt or answer hold already and multiplies their
-    negative ones, 0.01 to 100; 1 does nothing (Keskar et al. 2019).
-    presence_penalty: taken off the logit of a token that the answer holds already, -100 to 100.
+    negative ones, above 0; 1 does nothing (Keskar et al. 2019).
+    presence_penalty: taken off the logit of a token that the answer holds already, -2 to 2.
     frequency_penalty: the same for each time that the answer holds it.
     seed: equal seeds give equal texts, whatever else runs beside them; 0 to 2^64 - 1.
     stop: strings that end the text; they are not part of it.
@@ -53,9 +53,9 @@ class SamplingParams:
         self._check("top_k", int, "an integer of at least 0", lambda v: 0 <= v < 2**31)
         self._check("top_p", float, "a number above 0, at most 1", lambda v: 0 < v <= 1)
         self._check("min_p", float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
-        self._check("repetition_penalty", float, "a number from 0.01 to 100", lambda v: 0.01 <= v <= 100)
-        self._check("presence_penalty", float, "a number from -100 to 100", lambda v: -100 <= v <= 100)
-        self._check("frequency_penalty", float, "a number from -100 to 100", lambda v: -100 <= v <= 100)
+        self._check("repetition_penalty", float, "a number above 0, at most 3.4e38", lambda v: 0 < v <= _F32_MAX)
+        self._check("presence_penalty", float, "a number from -2 to 2", lambda v: -2 <= v <= 2)
+        self._check("frequency_penalty", float, "a number from -2 to 2", lambda v: -2 <= v <= 2)
         self._check("n", int, "an integer from 1 to 1024", lambda v: 1 <= v <= 1024)
         if self.logprobs is not None:
             self._check("logprobs", int, "None or an integer from 0 to 20", lambda v: 0 <= v <= 20)
