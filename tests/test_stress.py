@@ -11,8 +11,7 @@ import jiffy
 from tiny import CONTEXT
 
 N_THREADS = 4
-# A token of the 512 takes 256 bytes of keys and values: a request that left its blocks behind would leave 20 KB of them
-# on average, one that left its result behind some 10 KB. Malloc's own drift was 0.5 to 2 MB in trial runs.
+# Three trial runs grew by 0.1 to 0.7 MB, malloc's own drift; with every request kept alive they grew by 9.6 MB.
 MAX_GROWTH = 4 << 20
 
 
@@ -25,7 +24,7 @@ def random_request(rng: random.Random) -> dict[str, object]:
     n = rng.choice([1, 2, 130, rng.randrange(1, 250), CONTEXT + 5])
     shared = [7, 8, 9] * 60  # prompts that begin alike share blocks
     return {
-        "token_ids": (shared[: rng.choice([0, 40, 100])] + [rng.randrange(512) for _ in range(n)])[-n:],
+        "token_ids": (shared[: rng.choice([0, 40, 100])] + [rng.randrange(512) for _ in range(n)])[:n],
         "max_tokens": rng.choice([1, 3, rng.randrange(1, 50)]),
         "temperature": rng.choice([0, 3.0]),
         "top_k": rng.choice([0, 20]),
@@ -88,5 +87,4 @@ def test_a_thousand_requests(random_folder):
     assert [(answer.token_ids, answer.logprobs) for answer in model.generate(**reference)] == before
     assert model._engine.n_free_blocks == model._engine.n_blocks
     assert model._engine.idle() and not model._running._events
-    print("GROWTH", growth)
     assert growth <= MAX_GROWTH, f"{growth / 1e6:.1f} MB more than after the warm-up"
