@@ -57,7 +57,9 @@ struct Attributes {
   float eps = 0.0f;    // rms_norm, layer_norm
   float scale = 0.0f;  // attention
   int64_t layer = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
-  bool tanh = false;  // gelu: approximated by tanh
+  int64_t window = 0;  // attention: 0, or how many positions a token sees on a side, its own among them
+  bool causal = true;  // attention: false lets a token see those behind it, too; a sequence is then one slice
+  bool tanh = false;   // gelu: approximated by tanh
 };
 
 struct Instruction {

@@ -14,7 +14,7 @@ int64_t n_blocks_for(int64_t positions) { return positions / kBlockSize + (posit
 Buffer allocate(const KvLayout& shape, int64_t positions) {
   const std::string what = "the KV cache of " + std::to_string(positions) + " positions";
   const int64_t n_blocks = n_blocks_for(positions);
-  const int64_t block_bytes = shape.block_floats() * static_cast<int64_t>(sizeof(float));
+  const int64_t block_bytes = shape.block_bytes();
   size_t bytes = 0;
   if (n_blocks > std::numeric_limits<int32_t>::max() || __builtin_mul_overflow(n_blocks, block_bytes, &bytes)) {
     fail(ErrorKind::kOutOfMemory, what, "at most 2147483647 blocks in 2^64 bytes",
@@ -27,7 +27,7 @@ Buffer allocate(const KvLayout& shape, int64_t positions) {
 
 KVCache::KVCache(const KvLayout& shape, int64_t positions)
     : memory_(allocate(shape, positions)), layout_(shape), pool_(n_blocks_for(positions)) {
-  layout_.data = memory_.as<float>();
+  layout_.data = memory_.as<uint8_t>();
 }
 
 }  // namespace jiffy

@@ -59,11 +59,18 @@ class Trace:
         parameters = [tables.cosines, tables.sines]
         return self._emit(_core.OpKind.rope, [x], x.width, parameters, n_heads=n_heads, head_dim=x.width // n_heads)
 
-    def attention(self, q: Node, k: Node, v: Node, *, layer: int, n_heads: int, n_kv_heads: int) -> Node:
-        """Stores k and v in the cache of `layer`, then attends causally over it."""
+    def attention(
+        self, q: Node, k: Node, v: Node, *, layer: int, n_heads: int, n_kv_heads: int, window: int = 0
+    ) -> Node:
+        """Stores k and v in the cache of `layer`, then attends causally over it.
+
+        window: how many positions a token sees, its own and those before it; 0 for all.
+        """
         shape = {"layer": layer, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": q.width // n_heads}
         self._append(_core.OpKind.kv_write, [k, v], [], [], **shape)
-        return self._emit(_core.OpKind.attention, [q], q.width, [], scale=shape["head_dim"] ** -0.5, **shape)
+        return self._emit(
+            _core.OpKind.attention, [q], q.width, [], scale=shape["head_dim"] ** -0.5, window=window, **shape
+        )
 
     def add(self, a: Node, b: Node) -> Node:
         return self._emit(_core.OpKind.add, [a, b], a.width, [])

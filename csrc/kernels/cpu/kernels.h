@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/kv_head.h"
 #include "quant/activations.h"
 #include "quant/format.h"
 
@@ -109,21 +110,9 @@ struct GeluArgs {
   int64_t begin, end;  // elements
 };
 
-inline constexpr int kBlockSize = 32;      // tokens in a KV block
 inline constexpr int kSegment = 512;       // absolute positions that attention sums apart from all others
 inline constexpr int kAttentionTile = 64;  // positions whose scores are in L1 together
 inline constexpr int kAttentionRows = 16;  // (token, query head) rows that share a read of K and V
-inline constexpr int64_t kMaxHeadDim = 512;
-
-// One KV head of one layer, through a sequence's block table. V rows are padded to whole lanes.
-struct KvHeadView {
-  float* keys;                 // of block 0: [head_dim, kBlockSize], positions in lanes
-  float* values;               // of block 0: [kBlockSize, padded_head_dim]
-  int64_t block_stride;        // floats from one block to the next
-  const int32_t* block_table;  // [position / kBlockSize] -> block
-  int64_t head_dim;
-  int64_t padded_head_dim;  // head_dim rounded up to 16
-};
 
 // Stores the keys and values of the positions [position, position + end - begin).
 struct KvWriteArgs {
@@ -135,20 +124,22 @@ struct KvWriteArgs {
   int64_t begin, end;  // rows
 };
 
-// out[r] = softmax(scale * q[r] K^T over the positions [0, visible[r])) V, for rows that share a KV head.
+// out[r] = softmax(scale * q[r] K^T over the positions [first[r], end[r])) V, for rows that share a KV head.
 // Positions are summed in tiles within fixed segments of absolute position, segments in ascending order, whatever the
 // batch or chunk: the bits depend on the row alone.
 struct AttentionArgs {
   KvHeadView kv;
-  int64_t rows;            // 1..kAttentionRows
-  const float* const* q;   // [rows] -> [head_dim]
-  float* const* out;       // [rows] -> [head_dim]
-  const int32_t* visible;  // [rows], each >= 1
+  int64_t rows;           // 1..kAttentionRows
+  const float* const* q;  // [rows] -> [head_dim]
+  float* const* out;      // [rows] -> [head_dim]
+  const int32_t* first;   // [rows], each >= 0
+  const int32_t* end;     // [rows], each > first
   float scale;
-  float* scratch;  // [attention_scratch_floats(padded_head_dim)], 64-byte aligned
+  float* scratch;  // [attention_scratch_floats(head_dim)], 64-byte aligned
 };
-constexpr int64_t attention_scratch_floats(int64_t padded_head_dim) {
-  return kAttentionRows * (3 * padded_head_dim + kAttentionTile + 4);
+constexpr int64_t attention_scratch_floats(int64_t head_dim) {
+  const int64_t width = padded_head_dim(head_dim);
+  return kAttentionRows * (3 * width + width / 4 + kAttentionTile + kAttentionTile / 4 + 7);
 }
 
 // *index = the lowest i with the largest x[i], or -1 if any x is NaN or infinite

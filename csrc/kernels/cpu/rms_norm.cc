@@ -1,7 +1,7 @@
 // y[r,:] = x[r,:] / sqrt(mean(x[r,:]^2) + eps) * w    x, y: [rows, dim]  w: [dim]
 // and activation quantisation, alone or fused with the norm.
+#include "kernels/cpu/int8_grid.h"
 #include "kernels/cpu/kernels.h"
-#include "kernels/cpu/simd/math.h"
 
 namespace jiffy::JIFFY_ISA {
 namespace {
@@ -36,21 +36,16 @@ void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
   int8_t* data = out.data + first * out.padded() + (row - first) * 4;
   const int64_t groups = out.groups();
   for (int64_t g = 0; g < groups; ++g) {
-    // Magnitudes are compared as integers, where NaN is largest: a NaN reaches the logits and is reported, never lost.
-    Ints largest = splat(int32_t{0});
+    Ints magnitudes = splat(int32_t{0});
     for (int64_t i = g * out.group; i < (g + 1) * out.group; i += kLanes) {
       const int n = static_cast<int>(smaller(kLanes, out.cols - i));
-      if (n > 0) largest = max(largest, abs_bits(value(i, n)));
+      if (n > 0) magnitudes = max(magnitudes, abs_bits(value(i, n)));
     }
-    float magnitude[kLanes];
-    store(magnitude, from_bits(splat(max_lane(largest))));
-    const float scale = magnitude[0] / 127.0f;
-    const Floats inverse = splat(magnitude[0] > 0 ? 127.0f / magnitude[0] : 0.0f);
+    const Int8Grid grid = int8_grid(magnitudes);
     Ints total = splat(int32_t{0});
     for (int64_t i = g * out.group; i < (g + 1) * out.group; i += kLanes) {
       const int n = static_cast<int>(smaller(kLanes, out.cols - i));
-      const Floats v = n > 0 ? value(i, n) : zeros();
-      const Ints q = min(max(round_to_ints(mul(v, inverse)), splat(int32_t{-127})), splat(int32_t{127}));
+      const Ints q = grid.codes(n > 0 ? value(i, n) : zeros());
       total = add(total, q);
       alignas(16) int8_t bytes[kLanes];
       store_low_bytes(bytes, q);
@@ -58,9 +53,9 @@ void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
     }
     const int32_t q_sum = sum(total);
     const int64_t at = first * groups + g * tile_rows + (row - first);
-    out.scale[at] = scale;
+    out.scale[at] = grid.scale;
     out.correction[at] = -8 * q_sum;
-    out.scaled_sum[at] = scale * static_cast<float>(q_sum);
+    out.scaled_sum[at] = grid.scale * static_cast<float>(q_sum);
   }
 }
 

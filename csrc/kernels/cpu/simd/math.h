@@ -20,8 +20,9 @@ inline Floats exp(Floats x) {
   const Floats n = sub(shifted, round);
   Floats r = fma(n, splat(-0x1.62e400p-1f), x);
   r = fma(n, splat(-0x1.7f7d1cp-20f), r);
+  constexpr float kTaylor[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
   Floats p = splat(1.0f / 720);
-  for (const float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = fma(p, r, splat(c));
+  for (const float c : kTaylor) p = fma(p, r, splat(c));
   return from_bits(add(bits(p), shift_left<23>(bits(shifted))));
 }
 

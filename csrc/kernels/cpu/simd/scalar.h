@@ -52,6 +52,9 @@ inline Floats load_f16(const uint8_t* p) {
   std::memcpy(h, p, 32);
   return each<Floats>([&](int i) { return f16_to_f32(h[i]); });
 }
+inline Floats load_bf16(const uint16_t* p) {
+  return each<Floats>([&](int i) { return bf16_to_f32(p[i]); });
+}
 
 inline Floats add(Floats a, Floats b) {
   return each<Floats>([&](int i) { return a.v[i] + b.v[i]; });
