@@ -38,6 +38,7 @@ def load(
     context: int | None = None,
     prefill_chunk: int = 512,
     max_batch: int = 64,
+    prefix_cache: bool = True,
     progress: bool = True,
     fuse: bool = True,
 ) -> Model:
@@ -51,13 +52,16 @@ def load(
     and integer arithmetic). n_threads: None for the physical cores that this process may use.
     isa: one of `jiffy.isas()`, None for the fastest. context: positions, None for the model's own up to 8192.
     prefill_chunk: prompt tokens in one step. max_batch: sequences that run at once.
+    prefix_cache: a prompt that begins as one before takes over its keys and values.
     progress: a progress bar on a terminal. fuse: False runs the program as traced (slower, the same bits).
 
     Raises FormatError for a damaged model, Unsupported for one that jiffy can't run, ParameterError, OutOfMemory.
     """
     if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):
         raise ParameterError("name_or_path", expected="a path or a name", found=type(name_or_path).__name__)
-    loading = Loading(weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, progress, fuse)
+    loading = Loading(
+        weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse
+    )
     checkpoint = open_checkpoint(resolve_model(name_or_path))
     loading = loading.completed(checkpoint.config)
     try:
@@ -93,6 +97,7 @@ class Model:
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
             kv_dtype=loading.kv_dtype,
+            prefix_cache=loading.prefix_cache,
         )
         self._running = Running(self._engine)
 

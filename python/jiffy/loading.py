@@ -27,6 +27,7 @@ class Loading:
     context: int | None
     prefill_chunk: int
     max_batch: int
+    prefix_cache: bool
     progress: bool
     fuse: bool
 

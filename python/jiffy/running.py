@@ -43,10 +43,10 @@ class Running:
         _all.add(self)
 
     def begin(self, numbers: list[int], prompt: list[int], **options: object) -> None:
-        """Adds a request to the engine and its number to `numbers`: both or neither, even if Ctrl-C gets between."""
+        """Adds requests to the engine and their numbers to `numbers`: both or neither, even if Ctrl-C gets between."""
         with self._turn():  # no step can hand out a token before there is a queue for it
-            numbers.extend(_once(partial(self._engine.add, prompt, **options)))
-            self._events[numbers[-1]] = deque()
+            numbers.extend(chain.from_iterable(_once(partial(self._engine.add, prompt, **options))))
+            self._events.update((number, deque()) for number in numbers)
 
     def next_event(self, number: int) -> _core.TokenEvent:
         """The request's next token, computed if need be."""
