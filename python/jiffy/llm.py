@@ -43,8 +43,10 @@ def load(
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a known name ("smollm2-135m"); None: the
-    default model.
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a known name (`jiffy models` lists them), or a
+    model on the Hugging Face hub: "org/name", "org/name@revision", "org/name:file.gguf" where there are several, or
+    both, "org/name@revision:file.gguf". None: the default model, "smollm2-135m". What has been fetched once is not
+    looked up again: a branch stays at its commit until its files are deleted from the cache.
     weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the
     vocabulary matrix.
     kv_dtype: "f32" ("auto" chooses it). n_threads: None for the physical cores that this process may use.
@@ -57,7 +59,7 @@ def load(
     if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):
         raise ParameterError("name_or_path", expected="a path or a name", found=type(name_or_path).__name__)
     loading = Loading(weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, progress, fuse)
-    checkpoint = open_checkpoint(resolve_model(name_or_path))
+    checkpoint = open_checkpoint(resolve_model(name_or_path, progress))
     loading = loading.completed(checkpoint.config)
     try:
         return Model(checkpoint, loading)
