@@ -12,6 +12,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .completion import Completion, Progress
 from .config import Config
 from .errors import OutOfMemory, ParameterError, shown
+from .foreign_types import announce_conversions
 from .graph import Trace
 from .hub import resolve_model
 from .loading import Loading
@@ -47,8 +48,8 @@ def load(
     model on the Hugging Face hub: "org/name", "org/name@revision", "org/name:file.gguf" where there are several, or
     both, "org/name@revision:file.gguf". None: the default model, "smollm2-135m". What has been fetched once is not
     looked up again: a branch stays at its commit until its files are deleted from the cache.
-    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the
-    vocabulary matrix.
+    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss, or, for GGUF types that have no
+    format here, converts it and says so on standard error. head: the same for the vocabulary matrix.
     kv_dtype: "f32" ("auto" chooses it). n_threads: None for the physical cores that this process may use.
     isa: one of `jiffy.isas()`, None for the fastest. context: positions, None for the model's own up to 8192.
     prefill_chunk: prompt tokens in one step. max_batch: sequences that run at once.
@@ -82,6 +83,7 @@ class Model:
         total = sum(entry.n_bytes for entry in checkpoint.tensors.values())
         with _progress_bar(total, loading.progress) as report:
             self._packing = Packing(pool, loading.weights, loading.head, report)
+            announce_conversions(checkpoint.tensors.values(), self._packing.format_of)
             trace = Trace()
             weights = Weights(checkpoint.tensors, self._packing)
             logits = architecture(self.config.model_type)(trace, self.config, weights, loading.context)
