@@ -10,6 +10,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .completion import Completion
 from .config import Config
 from .errors import OutOfMemory, ParameterError
+from .foreign_types import announce_conversions
 from .graph import Trace
 from .hub import resolve_model
 from .loading import Loading, progress_bar
@@ -45,10 +46,12 @@ def load(
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a known name ("smollm2-135m"); None: the
-    default model.
-    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the
-    vocabulary matrix.
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a known name (`jiffy models` lists them), or a
+    model on the Hugging Face hub: "org/name", "org/name@revision", "org/name:file.gguf" where there are several, or
+    both, "org/name@revision:file.gguf". None: the default model, "smollm2-135m". What has been fetched once is not
+    looked up again: a branch stays at its commit until its files are deleted from the cache.
+    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss, or, for GGUF types that have no
+    format here, converts it and says so on standard error. head: the same for the vocabulary matrix.
     kv_dtype: of keys and values in the cache: "f32", "bf16" (half the bytes, no loss to speak of) or "int8" (a quarter,
     and integer arithmetic). n_threads: None for the physical cores that this process may use.
     isa: one of `jiffy.isas()`, None for the fastest. context: positions, None for the model's own up to 8192.
@@ -64,7 +67,7 @@ def load(
     loading = Loading(
         weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse
     )
-    checkpoint = open_checkpoint(resolve_model(name_or_path))
+    checkpoint = open_checkpoint(resolve_model(name_or_path, progress))
     loading = loading.completed(checkpoint.config)
     try:
         return Model(checkpoint, loading)
@@ -87,6 +90,7 @@ class Model:
         total = sum(entry.n_bytes for entry in checkpoint.tensors.values())
         with progress_bar(total, loading.progress) as report:
             self._packing = Packing(pool, loading.weights, loading.head, report)
+            announce_conversions(checkpoint.tensors.values(), self._packing.format_of)
             trace = Trace()
             weights = Weights(checkpoint.tensors, self._packing)
             logits = architecture(self.config.model_type)(trace, self.config, weights, loading.context)
