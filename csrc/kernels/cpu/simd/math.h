@@ -41,11 +41,10 @@ inline Floats abs(Floats x) { return from_bits(abs_bits(x)); }
 inline Floats gelu(Floats x) {
   const Floats a = min(abs(x), splat(14.0f));  // beyond it the product below is smaller than any normal number
   const Floats t = div(splat(1.0f), fma(a, splat(0.25f), splat(1.0f)));
+  constexpr float kMinimax[] = {-0x1.91c550p-3f, 0x1.947b24p-2f, -0x1.5578d2p-2f, 0x1.37cb4ap-2f,  -0x1.4df7f8p-6f,
+                                0x1.f1f124p-4f,  0x1.846242p-4f, 0x1.9a89b8p-4f,  -0x1.6a6348p-16f};
   Floats r = splat(0x1.16175cp-5f);
-  for (const float c : {-0x1.91c550p-3f, 0x1.947b24p-2f, -0x1.5578d2p-2f, 0x1.37cb4ap-2f, -0x1.4df7f8p-6f,
-                        0x1.f1f124p-4f, 0x1.846242p-4f, 0x1.9a89b8p-4f, -0x1.6a6348p-16f}) {
-    r = fma(r, t, splat(c));
-  }
+  for (const float c : kMinimax) r = fma(r, t, splat(c));
   const Floats square = mul(a, a), rest = fma(a, a, sub(zeros(), square));
   const Floats minus_half = splat(-0.5f);
   const Floats tail = mul(mul(a, r), fma(rest, minus_half, splat(1.0f)));
