@@ -73,6 +73,16 @@ def test_logits_of_quantised_weights(odd_llama, weights):
         assert_same(model.logits(ids), expected, f"{isa}, {n_threads} threads, chunks of {chunk}")
 
 
+@pytest.mark.parametrize("kv_dtype", ("bf16", "int8"))
+def test_logits_of_other_keys_and_values(odd_llama, kv_dtype):
+    """More than a segment of attention. bf16 is widened where it is read: its bits hold over instruction sets, too."""
+    ids, options = random_ids(600), {"weights": "i4", "kv_dtype": kv_dtype, "context": 640}
+    expected = load(odd_llama, isa="scalar", n_threads=1, **options).logits(ids)
+    for isa, (n_threads, chunk) in product(ISAS, zip(THREADS, reversed(CHUNKS), strict=True)):
+        model = load(odd_llama, isa=isa, n_threads=n_threads, prefill_chunk=chunk, **options)
+        assert_same(model.logits(ids), expected, f"{isa}, {n_threads} threads, chunks of {chunk}")
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_logits_of_float_weights(odd_llama, isa):
     ids = random_ids(80)

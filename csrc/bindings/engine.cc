@@ -58,11 +58,31 @@ const char* reason_name(const TokenEvent& event) {
   return nullptr;
 }
 
+constexpr std::pair<const char*, KvType> kKvTypes[] = {
+    {"f32", KvType::kF32}, {"bf16", KvType::kBf16}, {"int8", KvType::kInt8}};
+
+KvType parse_kv_type(const std::string& name) {
+  for (const auto& [known, type] : kKvTypes) {
+    if (name == known) return type;
+  }
+  fail(ErrorKind::kParameter, "kv_dtype", "f32, bf16 or int8", name);
+}
+
+const char* kv_type_name(KvType type) {
+  for (const auto& [name, known] : kKvTypes) {
+    if (type == known) return name;
+  }
+  return "";
+}
+
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
                                     const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk,
-                                    bool prefix_cache) {
-  const EngineOptions options{
-      .context = context, .max_batch = max_batch, .prefill_chunk = prefill_chunk, .prefix_cache = prefix_cache};
+                                    const std::string& kv_dtype, bool prefix_cache) {
+  const EngineOptions options{.context = context,
+                              .max_batch = max_batch,
+                              .prefill_chunk = prefill_chunk,
+                              .kv_type = parse_kv_type(kv_dtype),
+                              .prefix_cache = prefix_cache};
   return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options);
 }
 
@@ -105,7 +125,8 @@ void bind_engine(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> without_gil;
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
-           py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("prefix_cache") = true)
+           py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("kv_dtype") = "f32",
+           py::arg("prefix_cache") = true)
       .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("n") = 1, py::arg("max_tokens"),
            py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
            py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
@@ -118,6 +139,7 @@ void bind_engine(py::module_& m) {
            "float32 [n_tokens - 1]: the log probability of each token after the first, given those before.")
       .def("idle", &Engine::idle, without_gil)
       .def_property_readonly("isa", &Engine::isa)
+      .def_property_readonly("kv_dtype", [](const Engine& engine) { return kv_type_name(engine.kv_type()); })
       .def_property_readonly("kv_bytes", &Engine::kv_bytes)
       .def_property_readonly("n_blocks", &Engine::n_blocks)
       .def_property_readonly("n_free_blocks", &Engine::n_free_blocks)

@@ -34,6 +34,12 @@ const EngineOptions& checked(const EngineOptions& options, const Program& progra
   return options;
 }
 
+KvLayout kv_layout(const Program& program, KvType type) {
+  KvLayout layout = program.kv_shape();
+  layout.type = type;
+  return layout;
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
@@ -44,7 +50,7 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
       kernels_(kernels),
       options_(checked(options, *program_)),
       executor_(program_, *pool_, kernels_),
-      cache_(program_->kv_shape(), options_.context + options_.max_batch * kPositionsPerSequence,
+      cache_(kv_layout(*program_, options_.kv_type), options_.context + options_.max_batch * kPositionsPerSequence,
              options_.prefix_cache),
       scheduler_(cache_.pool(), options_.max_batch, options_.prefill_chunk,
                  [this](int32_t from, int32_t to) { cache_.copy_block(from, to); }),

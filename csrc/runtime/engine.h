@@ -21,6 +21,7 @@ struct EngineOptions {
   int64_t context = 0;          // positions of a sequence; at most the program's
   int64_t max_batch = 64;       // sequences that run at once
   int64_t prefill_chunk = 512;  // prompt tokens in a step
+  KvType kv_type = KvType::kF32;
   bool prefix_cache = true;     // a prompt that begins as one before takes over its keys and values
 };
 
@@ -70,6 +71,7 @@ class Engine {
   bool idle() const;
   int64_t vocab_size() const { return program_->result_width(); }
   const char* isa() const { return kernels_.isa; }
+  KvType kv_type() const { return options_.kv_type; }
   int64_t kv_bytes() const { return cache_.n_bytes(); }
   int64_t n_blocks() const;
   int64_t n_free_blocks() const;

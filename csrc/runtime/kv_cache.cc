@@ -30,7 +30,7 @@ KVCache::KVCache(const KvLayout& shape, int64_t positions, bool prefix_cache)
     : memory_(allocate(shape, positions)),
       layout_(shape),
       pool_(n_blocks_for(positions), prefix_cache ? prefix_hash : nullptr) {
-  layout_.data = memory_.as<float>();
+  layout_.data = memory_.as<uint8_t>();
 }
 
 void KVCache::copy_block(int32_t from, int32_t to) {

@@ -10,6 +10,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .completion import Completion
 from .config import Config
 from .errors import OutOfMemory, ParameterError
+from .foreign_types import announce_conversions
 from .graph import Trace
 from .hub import resolve_model
 from .loading import Loading, progress_bar
@@ -33,7 +34,7 @@ def load(
     *,
     weights: str | None = None,
     head: str | None = None,
-    kv_dtype: str = "auto",
+    kv_dtype: str = "f32",
     n_threads: int | None = None,
     isa: str | None = None,
     context: int | None = None,
@@ -45,11 +46,14 @@ def load(
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a known name ("smollm2-135m"); None: the
-    default model.
-    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the
-    vocabulary matrix.
-    kv_dtype: "f32" ("auto" chooses it). n_threads: None for the physical cores that this process may use.
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a known name (`jiffy models` lists them), or a
+    model on the Hugging Face hub: "org/name", "org/name@revision", "org/name:file.gguf" where there are several, or
+    both, "org/name@revision:file.gguf". None: the default model, "smollm2-135m". What has been fetched once is not
+    looked up again: a branch stays at its commit until its files are deleted from the cache.
+    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss, or, for GGUF types that have no
+    format here, converts it and says so on standard error. head: the same for the vocabulary matrix.
+    kv_dtype: of keys and values in the cache: "f32", "bf16" (half the bytes, no loss to speak of) or "int8" (a quarter,
+    and integer arithmetic). n_threads: None for the physical cores that this process may use.
     isa: one of `jiffy.isas()`, None for the fastest. context: positions, None for the model's own up to 8192.
     prefill_chunk: prompt tokens in one step. max_batch: sequences that run at once.
     prefix_cache: keep the keys and values of what has been computed as long as there is room, so that a prompt that
@@ -63,7 +67,7 @@ def load(
     loading = Loading(
         weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse
     )
-    checkpoint = open_checkpoint(resolve_model(name_or_path))
+    checkpoint = open_checkpoint(resolve_model(name_or_path, progress))
     loading = loading.completed(checkpoint.config)
     try:
         return Model(checkpoint, loading)
@@ -86,6 +90,7 @@ class Model:
         total = sum(entry.n_bytes for entry in checkpoint.tensors.values())
         with progress_bar(total, loading.progress) as report:
             self._packing = Packing(pool, loading.weights, loading.head, report)
+            announce_conversions(checkpoint.tensors.values(), self._packing.format_of)
             trace = Trace()
             weights = Weights(checkpoint.tensors, self._packing)
             logits = architecture(self.config.model_type)(trace, self.config, weights, loading.context)
@@ -97,6 +102,7 @@ class Model:
             context=loading.context,
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
+            kv_dtype=loading.kv_dtype,
             prefix_cache=loading.prefix_cache,
         )
         self._running = Running(self._engine)
@@ -225,7 +231,7 @@ class Model:
             "parameters": sum(self._packing.formats.values()),
             "formats": dict(self._packing.formats),
             "packed_bytes": self._packing.packed_bytes,
-            "kv_dtype": "f32",
+            "kv_dtype": self._engine.kv_dtype,
             "kv_bytes": self._engine.kv_bytes,
             "context": self._loading.context,
             "max_batch": self._loading.max_batch,

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from ..completion import Completion
 
-MODEL_HELP = "A .gguf file, a folder with safetensors, or a known name."
+MODEL_HELP = "A .gguf file, a folder with safetensors, org/name on the hub, or a name of `jiffy models`."
 ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default="smollm2-135m")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="smollm2-135m")]
 WeightsOption = Annotated[str | None, typer.Option(help="Weight format, e.g. i4 or i8.", show_default="as in the file")]
