@@ -2,7 +2,7 @@
 """Times the matmul kernels over weights that come from memory: kernels.py [--rows 1 64] [--formats i4 i8]
 
 Each figure is the median of several passes over more than 512 MB of distinct weights, beside the read bandwidth and the
-integer peak probed just before and just after. The result is checked against float64 first.
+peak of the format's arithmetic, both probed just before and just after. The result is checked against float64 first.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def make_weights(n: int, k: int, fmt: str, pool: _core.ThreadPool) -> list[_core
 
 
 def check(weight: _core.Weight, pool: _core.ThreadPool, isa: str) -> None:
-    """Within what rounding activations to int8 can change: half a step, max|x| / 254, for each weight."""
+    """Within what rounding activations can change: max|x| / 254 for int8, |x| / 256 for bf16, times each weight."""
     x = np.random.default_rng(1).normal(size=(3, weight.cols)).astype(np.float32)
     w = weight.unpack().astype(np.float64)
-    bound = np.abs(x).max(axis=1, keepdims=True) / 254 * np.abs(w).sum(axis=1) * 1.001
+    error_of_x = np.abs(x) / 256 if weight.format == "bf16" else np.abs(x).max(axis=1, keepdims=True) / 254
+    bound = np.broadcast_to(error_of_x, x.shape) @ np.abs(w).T * 1.001
     error = np.abs(_core.matmul([weight], x, pool, isa) - x @ w.T)
     assert (error <= bound).all(), f"{weight.format}: wrong by {error.max()}"
 
@@ -59,11 +60,18 @@ def row_of(weights: list[_core.Weight], rows: int, threads: int, isa: str, round
     seconds = passes(weights[:count], x, pool, isa, rounds)
     after = measure_limits(threads, 512 << 20, isa, rounds=3)
     gbs, tops = weights[0].n_bytes / seconds / 1e9, 2 * rows * n * k / seconds / 1e12
-    read, peak = mean_of(before, after, "best_bandwidth") / 1e9, mean_of(before, after, "int8") / 1e12
+    read, peak = mean_of(before, after, "best_bandwidth") / 1e9, peak_of(weights[0].format, before, after) / 1e12
     return (
         f"{isa:>7} {f'{n}x{k}':>10} {weights[0].format:>8} {rows:>5} {seconds * 1e6:>9.1f} {gbs:>7.1f} "
         f"{gbs / read:>6.0%} {read:>7.1f} {tops:>7.3f} {tops / peak:>6.0%} {peak:>7.3f}"
     )
+
+
+def peak_of(fmt: str, before: Limits, after: Limits) -> float:
+    """Operations/s; without an instruction for bf16, it is widened to f32."""
+    if fmt.startswith("i"):
+        return mean_of(before, after, "int8")
+    return mean_of(before, after, "bf16") if fmt == "bf16" and before.bf16 else mean_of(before, after, "f32")
 
 
 def mean_of(before: Limits, after: Limits, name: str) -> float:
@@ -73,7 +81,7 @@ def mean_of(before: Limits, after: Limits, name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 64, 512])
-    parser.add_argument("--formats", nargs="+", default=["i4", "i4a", "i4g128", "i8"])
+    parser.add_argument("--formats", nargs="+", default=["i4", "i4a", "i4g128", "i8", "bf16"])
     parser.add_argument("--threads", type=int, default=_core.cpu_info().default_threads)
     parser.add_argument("--isas", nargs="+", default=_core.isas()[-1:])
     parser.add_argument("--rounds", type=int, default=5)

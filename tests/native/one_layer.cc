@@ -34,7 +34,7 @@ ProgramSpec one_layer_spec() {
   const int product = t.apply(OpKind::kSiluMul, {gate, up}, {}, 48);
   const int down = t.matmul(product, zero_weight(t, kWidth, 48, "f32"));
   const int z = t.apply(OpKind::kAdd, {y, down}, {}, kWidth);
-  const int rows = t.value(kWidth, 0, Space::kOutputs);
+  const int rows = t.value(kWidth, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {z}, {rows}, {}, {}});
   return t.take(t.matmul(rows, zero_weight(t, kVocab, kWidth, "f32")));
 }
