@@ -186,7 +186,7 @@ def test_preemption(chaotic_llama, weights):
 def run(engine, prompts: list[list[int]], max_tokens: int) -> tuple[list[list[int]], int]:
     """Steps until all is done. Returns the tokens, and how often a sequence that had begun got none in a step."""
     asked = {"max_tokens": max_tokens, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
-    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[]) for prompt in prompts]
+    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[])[0] for prompt in prompts]
     tokens, begun, n_stalls = {id: [] for id in ids}, set(), 0
     while not engine.idle():
         events = engine.step()

@@ -7,6 +7,7 @@ namespace {
 constexpr Op kOps[] = {
     {"embedding", check_embedding, run_embedding},
     {"rms_norm", check_rms_norm, run_rms_norm},
+    {"layer_norm", check_layer_norm, run_layer_norm},
     {"quantize", check_quantize, run_quantize},
     {"matmul", check_matmul, run_matmul},
     {"rope", check_rope, run_rope},
@@ -14,6 +15,7 @@ constexpr Op kOps[] = {
     {"attention", check_attention, run_attention},
     {"add", check_add, run_add},
     {"silu_mul", check_silu_mul, run_silu_mul},
+    {"gelu", check_gelu, run_gelu},
     {"select", check_select, run_select},
     {"rms_norm_quantize", check_rms_norm_quantize, run_rms_norm_quantize},
     {"gate_up", check_gate_up, run_gate_up},

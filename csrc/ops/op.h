@@ -37,6 +37,7 @@ struct Parameter {
 enum class OpKind : uint8_t {
   kEmbedding,        // -> rows                            parameters: table
   kRmsNorm,          // x -> y                             parameters: weight
+  kLayerNorm,        // x -> y                             parameters: weight, bias or -1
   kQuantize,         // x -> q8 or bf16
   kMatmul,           // x [, residual] -> y0, y1, ...      parameters: (weight, bias or -1) for each output
   kRope,             // x -> y                             parameters: cosines, sines
@@ -44,6 +45,7 @@ enum class OpKind : uint8_t {
   kAttention,        // q -> y
   kAdd,              // a, b -> y
   kSiluMul,          // gate, up -> y
+  kGelu,             // x -> y
   kSelect,           // rows of tokens -> rows of outputs
   kRmsNormQuantize,  // x -> q8 or bf16                    parameters: weight             fused: the rest of the list
   kGateUp,           // x -> y                             parameters: gate, up
@@ -52,11 +54,12 @@ enum class OpKind : uint8_t {
 
 // What an op needs to know beyond its operands; fields that it doesn't use stay as they are.
 struct Attributes {
-  float eps = 0.0f;    // rms_norm
+  float eps = 0.0f;    // rms_norm, layer_norm
   float scale = 0.0f;  // attention
   int64_t layer = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
   int64_t window = 0;  // attention: 0, or how many positions a token sees on a side, its own among them
   bool causal = true;  // attention: false lets a token see those behind it, too; a sequence is then one slice
+  bool tanh = false;   // gelu: approximated by tanh
 };
 
 struct Instruction {
@@ -145,6 +148,8 @@ void check_embedding(const Check&);
 void run_embedding(const Call&, Worker&);
 void check_rms_norm(const Check&);
 void run_rms_norm(const Call&, Worker&);
+void check_layer_norm(const Check&);
+void run_layer_norm(const Call&, Worker&);
 void check_quantize(const Check&);
 void run_quantize(const Call&, Worker&);
 void check_rms_norm_quantize(const Check&);
@@ -165,6 +170,8 @@ void check_add(const Check&);
 void run_add(const Call&, Worker&);
 void check_silu_mul(const Check&);
 void run_silu_mul(const Call&, Worker&);
+void check_gelu(const Check&);
+void run_gelu(const Call&, Worker&);
 void check_select(const Check&);
 void run_select(const Call&, Worker&);
 

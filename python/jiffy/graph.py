@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import _core
+from .errors import ParameterError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,10 @@ class Trace:
         """x / sqrt(mean(x^2) + eps) * weight."""
         return self._emit(_core.OpKind.rms_norm, [x], x.width, [weight], eps=eps)
 
+    def layer_norm(self, x: Node, weight: np.ndarray, bias: np.ndarray | None, eps: float) -> Node:
+        """(x - mean(x)) / sqrt(variance(x) + eps) * weight (+ bias)."""
+        return self._emit(_core.OpKind.layer_norm, [x], x.width, [weight, bias], eps=eps)
+
     def linear(self, x: Node, weight: _core.Weight, bias: np.ndarray | None = None) -> Node:
         """x weight^T (+ bias), weight [out, in]."""
         return self._emit(_core.OpKind.matmul, [self._stored_as(weight.activations, x)], weight.rows, [weight, bias])
@@ -73,6 +78,12 @@ class Trace:
     def silu_mul(self, gate: Node, up: Node) -> Node:
         """silu(gate) * up."""
         return self._emit(_core.OpKind.silu_mul, [gate, up], up.width, [])
+
+    def gelu(self, x: Node, approximate: str = "none") -> Node:
+        """x Phi(x); approximate "tanh": by Hendrycks and Gimpel's formula. Raises ParameterError for other names."""
+        if approximate not in ("none", "tanh"):
+            raise ParameterError("approximate", expected="none or tanh", found=shown(approximate))
+        return self._emit(_core.OpKind.gelu, [x], x.width, [], tanh=approximate == "tanh")
 
     def select(self, x: Node) -> Node:
         """The rows whose logits are asked for."""

@@ -23,6 +23,17 @@ struct RmsNormArgs {
   int64_t begin, end;  // rows
 };
 
+// y[r,:] = (x[r,:] - mean) / sqrt(variance + eps) * w (+ b), mean and variance of x[r,:]
+struct LayerNormArgs {
+  const float* x;       // [rows, dim]
+  const float* weight;  // [dim]
+  const float* bias;    // [dim] or nullptr
+  float* y;             // [rows, dim]
+  int64_t dim;
+  float eps;
+  int64_t begin, end;  // rows
+};
+
 // out = quantised x, as q8 or bf16 (quant/activations.h)
 struct QuantizeArgs {
   const float* x;  // [rows, out.cols]
@@ -88,6 +99,15 @@ struct SiluMulArgs {
   const float* gate;
   const float* up;
   float* y;
+  int64_t begin, end;  // elements
+};
+
+// y = x Phi(x), Phi the distribution function of the standard normal; or its approximation
+// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))    (Hendrycks and Gimpel 2016)
+struct GeluArgs {
+  const float* x;
+  float* y;
+  bool tanh;
   int64_t begin, end;  // elements
 };
 
@@ -158,6 +178,7 @@ struct PeakProbeArgs {
 
 #define JIFFY_KERNELS(X)                    \
   X(rms_norm, RmsNormArgs)                  \
+  X(layer_norm, LayerNormArgs)              \
   X(quantize, QuantizeArgs)                 \
   X(rms_norm_quantize, RmsNormQuantizeArgs) \
   X(matmul, MatmulArgs)                     \
@@ -165,6 +186,7 @@ struct PeakProbeArgs {
   X(rope, RopeArgs)                         \
   X(add, AddArgs)                           \
   X(silu_mul, SiluMulArgs)                  \
+  X(gelu, GeluArgs)                         \
   X(kv_write, KvWriteArgs)                  \
   X(attention, AttentionArgs)               \
   X(argmax, ArgmaxArgs)                     \

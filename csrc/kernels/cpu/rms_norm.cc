@@ -6,17 +6,12 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-// 1 / sqrt(mean(x^2) + eps). Four chains of lanes hide the FMA latency; their order of addition is the same on every
-// set.
 float inverse_rms(const float* x, int64_t dim, float eps) {
-  Floats chain[4] = {zeros(), zeros(), zeros(), zeros()};
-  for (int64_t i = 0, c = 0; i < dim; i += kLanes, c = (c + 1) % 4) {
-    const Floats v = load_first(x + i, static_cast<int>(smaller(kLanes, dim - i)));
-    chain[c] = fma(v, v, chain[c]);
-  }
-  const float squares = sum(add(add(chain[0], chain[1]), add(chain[2], chain[3])));
-  if (!(squares < __builtin_inff())) return __builtin_nanf("");  // 1 / inf would turn an overflow into zeros
-  return 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps);
+  const float squares = sum_row(dim, [=](Floats chain, int64_t i, int n) {
+    const Floats v = load_first(x + i, n);
+    return fma(v, v, chain);
+  });
+  return inverse_root_of_mean(squares, dim, eps);
 }
 
 struct Plain {

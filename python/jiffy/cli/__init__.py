@@ -10,13 +10,14 @@ import typer
 from .. import __version__
 from ..errors import Error
 from .bench_limits import limits
+from .chat import chat
 from .generate import generate
 from .info import info
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, info):
+for command in (generate, chat, info):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
@@ -42,6 +43,8 @@ def _options(
 
 def main() -> None:
     """Runs the command line; a jiffy.Error becomes one line on standard error and exit status 1."""
+    if sys.stdin is not None:
+        sys.stdin.reconfigure(errors="surrogateescape")  # for the tokenizer to refuse, which names the place
     try:
         app()
     except Error as error:
