@@ -73,7 +73,7 @@ void bind_program(py::module_& m) {
 
   py::class_<Value>(m, "Value")
       .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
-           py::arg("space"), py::arg("width"), py::arg("format") = RowFormat{});
+           py::arg("space"), py::arg("width"), py::arg("format"));
 
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
