@@ -132,7 +132,7 @@ class PromptReader:
 
 
 def drop_turns(messages: list[Message], fits: Callable[[list[Message]], bool]) -> list[Message]:
-    """The messages without as many of the oldest turns as must go for the rest to fit, but at least one.
+    """The messages without as few of the oldest turns as must go for the rest to fit.
 
     A turn is what a user says and all that comes before the user speaks again. System messages stay, and so does the
     newest turn, whether it fits or not.
@@ -143,7 +143,7 @@ def drop_turns(messages: list[Message], fits: Callable[[list[Message]], bool]) -
         return [m for m, turn in zip(messages, turns, strict=True) if turn >= first or m["role"] == "system"]
 
     newest = turns[-1]
-    return rest(bisect_left(range(newest), True, lo=min(1, newest), key=lambda first: fits(rest(first))))
+    return rest(bisect_left(range(newest), True, key=lambda first: fits(rest(first))))
 
 
 def _turns(messages: list[Message]) -> list[int]:

@@ -33,7 +33,7 @@ def chat(
     threads: o.ThreadsOption = None,
     context: o.ContextOption = None,
     max_tokens: o.MaxTokensOption = 512,
-    temperature: o.TemperatureOption = 0.7,
+    temperature: o.TemperatureOption = 0.2,
     top_k: o.TopKOption = 0,
     top_p: o.TopPOption = 1.0,
     min_p: o.MinPOption = 0.0,
