@@ -12,11 +12,12 @@ from ..errors import Error
 from .bench_limits import limits
 from .generate import generate
 from .info import info
+from .models import models
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, info):
+for command in (generate, info, models):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
