@@ -60,6 +60,10 @@ VOCABULARIES = {  # file: (size, SHA-256)
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-seconds", type=int, default=3, help="how long each target of tests/fuzz runs")
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct."""

@@ -73,6 +73,16 @@ def test_logits_of_quantised_weights(odd_llama, weights):
         assert_same(model.logits(ids), expected, f"{isa}, {n_threads} threads, chunks of {chunk}")
 
 
+@pytest.mark.parametrize("kv_dtype", ("bf16", "int8"))
+def test_logits_of_other_keys_and_values(odd_llama, kv_dtype):
+    """More than a segment of attention. bf16 is widened where it is read: its bits hold over instruction sets, too."""
+    ids, options = random_ids(600), {"weights": "i4", "kv_dtype": kv_dtype, "context": 640}
+    expected = load(odd_llama, isa="scalar", n_threads=1, **options).logits(ids)
+    for isa, (n_threads, chunk) in product(ISAS, zip(THREADS, reversed(CHUNKS), strict=True)):
+        model = load(odd_llama, isa=isa, n_threads=n_threads, prefill_chunk=chunk, **options)
+        assert_same(model.logits(ids), expected, f"{isa}, {n_threads} threads, chunks of {chunk}")
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_logits_of_float_weights(odd_llama, isa):
     ids = random_ids(80)
@@ -175,7 +185,7 @@ def test_preemption(chaotic_llama, weights):
 def run(engine, prompts: list[list[int]], max_tokens: int) -> tuple[list[list[int]], int]:
     """Steps until all is done. Returns the tokens, and how often a sequence that had begun got none in a step."""
     asked = {"max_tokens": max_tokens, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
-    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[]) for prompt in prompts]
+    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[])[0] for prompt in prompts]
     tokens, begun, n_stalls = {id: [] for id in ids}, set(), 0
     while not engine.idle():
         events = engine.step()

@@ -60,6 +60,7 @@ void bind_program(py::module_& m) {
   py::enum_<OpKind>(m, "OpKind")
       .value("embedding", OpKind::kEmbedding)
       .value("rms_norm", OpKind::kRmsNorm)
+      .value("layer_norm", OpKind::kLayerNorm)
       .value("quantize", OpKind::kQuantize)
       .value("matmul", OpKind::kMatmul)
       .value("rope", OpKind::kRope)
@@ -67,21 +68,32 @@ void bind_program(py::module_& m) {
       .value("attention", OpKind::kAttention)
       .value("add", OpKind::kAdd)
       .value("silu_mul", OpKind::kSiluMul)
+      .value("gelu", OpKind::kGelu)
       .value("select", OpKind::kSelect);
 
   py::class_<Value>(m, "Value")
-      .def(py::init([](Space space, int64_t width, int64_t group) { return Value{space, width, group}; }),
-           py::arg("space"), py::arg("width"), py::arg("group") = 0);
+      .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
+           py::arg("space"), py::arg("width"), py::arg("format") = RowFormat{});
 
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
-                       float eps, float scale, int64_t layer, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim) {
+                       float eps, float scale, int64_t layer, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim,
+                       int64_t window, bool causal, bool tanh) {
              return Instruction{op, std::move(inputs), std::move(outputs), std::move(parameters),
-                                Attributes{eps, scale, layer, n_heads, n_kv_heads, head_dim}};
+                                Attributes{.eps = eps,
+                                           .scale = scale,
+                                           .layer = layer,
+                                           .n_heads = n_heads,
+                                           .n_kv_heads = n_kv_heads,
+                                           .head_dim = head_dim,
+                                           .window = window,
+                                           .causal = causal,
+                                           .tanh = tanh}};
            }),
            py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(),
            py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
-           py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0);
+           py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0, py::arg("window") = 0, py::arg("causal") = true,
+           py::arg("tanh") = false);
 
   py::class_<Program, std::shared_ptr<Program>>(m, "Program")
       .def(py::init(&build), py::arg("values"), py::arg("parameters"), py::arg("instructions"), py::arg("result"),

@@ -1,6 +1,7 @@
 #include "quant/weight.h"
 
 #include <pybind11/numpy.h>
+#include <pybind11/operators.h>
 #include <pybind11/stl.h>
 
 #include "base/error.h"
@@ -63,12 +64,14 @@ FloatArray matmul(const std::vector<std::shared_ptr<Weight>>& weights, const Flo
   MatmulArgs args{
       .weight = m, .up = {}, .x = {}, .x_f32 = from, .rows = rows, .y = y.mutable_data(), .y_stride = m.rows};
   const py::gil_scoped_release release;
-  const int64_t bytes = m.format.quantized() ? rows * activation_row_bytes(m.cols, m.format.group) : 0;
+  args.native_pairs = kernels.native_pairs;
+  const RowFormat format = activation_format(m.format);
+  const int64_t bytes = format.quantized() ? rows * activation_row_bytes(m.cols, format) : 0;
   Buffer memory = Buffer::allocate(static_cast<size_t>(bytes), "quantised activations");
-  if (m.format.quantized()) args.x = activation_view(memory.data(), rows, m.cols, m.format.group);
+  if (format.quantized()) args.x = activation_view(memory.data(), rows, m.cols, format);
   const int64_t slabs = n_slabs(m.rows), piece = std::max<int64_t>(1, slabs / (int64_t{8} * pool.size()));
   pool.run([&](Lane& lane) {
-    for (int64_t r; m.format.quantized() && (r = lane.next_chunk()) < rows;) kernels.quantize({from, args.x, r, r + 1});
+    for (int64_t r; format.quantized() && (r = lane.next_chunk()) < rows;) kernels.quantize({from, args.x, r, r + 1});
     MatmulArgs mine = args;
     for (const auto& w : weights) {
       lane.barrier();
@@ -91,6 +94,12 @@ void bind_weight(py::module_& m) {
       "natural_format", [](const std::string& type) { return natural_format(parse_source(type, "type")).name(); },
       py::arg("type"), "The format that holds tensors of a file's type without loss.");
 
+  py::class_<RowFormat>(m, "RowFormat", "How rows of activations are stored: f32, bf16, or int8 in groups (q8).")
+      .def(py::init<>())
+      .def(py::self == py::self)
+      .def("__hash__", [](const RowFormat& f) { return py::hash(py::str(f.name())); })
+      .def("__repr__", &RowFormat::name);
+
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A packed matrix [rows, cols].")
       .def(
           py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales) {
@@ -112,7 +121,8 @@ void bind_weight(py::module_& m) {
       .def_property_readonly("name", &Weight::name)
       .def_property_readonly("format", [](const Weight& w) { return w.matrix().format.name(); })
       .def_property_readonly(
-          "group", [](const Weight& w) { return w.matrix().format.quantized() ? w.matrix().format.group : 0; })
+          "activations", [](const Weight& w) { return activation_format(w.matrix().format); },
+          "The RowFormat in which a matmul wants x.")
       .def_property_readonly("rows", [](const Weight& w) { return w.matrix().rows; })
       .def_property_readonly("cols", [](const Weight& w) { return w.matrix().cols; })
       .def_property_readonly("n_bytes", &Weight::bytes)
@@ -120,7 +130,7 @@ void bind_weight(py::module_& m) {
 
   m.def("matmul", &matmul, py::arg("weights"), py::arg("x"), py::arg("pool"), py::arg("isa") = "auto",
         "x w^T for each weight of a list in turn, x float32 [n, cols]; returns that of the last, float32 [n, rows]. "
-        "Integer formats quantise x in groups of their own.");
+        "bf16 rounds x to bf16, integer formats quantise it in groups of their own.");
 }
 
 }  // namespace jiffy

@@ -12,17 +12,27 @@ from typing import TYPE_CHECKING
 from .errors import ContextOverflow, Error, ForkError, FormatError, OutOfMemory, ParameterError, Unsupported
 
 if TYPE_CHECKING:
-    from .completion import Completion
+    from .completion import Completion, TokenLogprob
     from .llm import Model, load
+    from .requests import Stream
     from .sampling import SamplingParams
+    from .score import Score
 
 __version__ = "0.1.0"
 __all__ = [
     "Completion", "ContextOverflow", "Error", "ForkError", "FormatError", "Model", "OutOfMemory", "ParameterError",
-    "SamplingParams", "Unsupported", "formats", "isas", "load",
+    "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load",
 ]  # fmt: skip
 
-_LAZY = {"Completion": "completion", "Model": "llm", "load": "llm", "SamplingParams": "sampling"}
+_LAZY = {
+    "Completion": "completion",
+    "Model": "llm",
+    "SamplingParams": "sampling",
+    "Score": "score",
+    "Stream": "requests",
+    "TokenLogprob": "completion",
+    "load": "llm",
+}
 
 
 def __getattr__(name: str) -> object:

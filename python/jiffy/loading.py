@@ -1,7 +1,9 @@
-"""The arguments of `jiffy.load`, checked and completed."""
+"""The arguments of `jiffy.load`, checked and completed, and what one sees meanwhile."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from .config import Config
 
 _DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
+KV_DTYPES = ["f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,12 @@ class Loading:
     context: int | None
     prefill_chunk: int
     max_batch: int
+    prefix_cache: bool
     progress: bool
     fuse: bool
 
     def __post_init__(self) -> None:
-        self._one_of("kv_dtype", ["auto", "f32"])
+        self._one_of("kv_dtype", KV_DTYPES)
         self._one_of("weights", [None, *_core.format_names()])
         self._one_of("head", [None, *_core.format_names()])
         self._one_of("isa", [None, *_core.isas()])
@@ -38,6 +42,9 @@ class Loading:
         self._count("context", 2**31 - 1, optional=True)
         self._count("prefill_chunk", 65536)
         self._count("max_batch", 65536)
+        for name in ("prefix_cache", "progress", "fuse"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(name, expected="True or False", found=shown(getattr(self, name)))
 
     def completed(self, config: Config) -> Loading:
         """With this machine's and the model's own values for what was left open."""
@@ -62,3 +69,20 @@ class Loading:
             return
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise ParameterError(name, expected=f"an integer from 1 to {most}", found=shown(value))
+
+
+@contextmanager
+def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes byte counts; shows a bar on a terminal if the load is long."""
+    import sys
+
+    if not wanted or total < 1 << 28 or not sys.stderr.isatty():
+        yield lambda n_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=total)
+        yield lambda n_bytes: bar.advance(task, n_bytes)

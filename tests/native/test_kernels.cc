@@ -45,6 +45,108 @@ TEST(rms_norm_and_quantize_agree_fused_and_apart) {
   }
 }
 
+// The mean of dim numbers is off by (dim / 64 + 8) eps of their mean size, which the division by a small deviation
+// enlarges; all else is relative to the result.
+void check_layer_norm(const std::vector<float>& x, const std::vector<float>& w, const float* b,
+                      const std::vector<float>& y, int64_t dim) {
+  const double eps = 0x1p-24 * (static_cast<double>(dim) / 64 + 16);
+  for (size_t row = 0; row < x.size(); row += static_cast<size_t>(dim)) {
+    double mean = 0.0, size = 0.0, variance = 0.0;
+    for (size_t i = 0; i < static_cast<size_t>(dim); ++i) {
+      mean += x[row + i] / static_cast<double>(dim);
+      size += std::fabs(x[row + i]) / static_cast<double>(dim);
+    }
+    for (size_t i = 0; i < static_cast<size_t>(dim); ++i)
+      variance += std::pow(x[row + i] - mean, 2) / static_cast<double>(dim);
+    const double inverse = 1.0 / std::sqrt(variance + static_cast<double>(1e-5f));
+    for (size_t i = 0; i < static_cast<size_t>(dim); ++i) {
+      const double scaled = (x[row + i] - mean) * inverse * w[i], offset = b != nullptr ? b[i] : 0.0;
+      const double bound = eps * (size * inverse * std::fabs(w[i]) + std::fabs(scaled) + std::fabs(scaled + offset));
+      CHECK(std::fabs(y[row + i] - (scaled + offset)) <= bound);
+    }
+  }
+}
+
+TEST(layer_norm_is_right_far_from_zero_too) {
+  for (const int64_t dim : {1, 15, 16, 64, 100, 576}) {
+    const int64_t rows = 3;
+    const std::vector<float> w = normal(static_cast<size_t>(dim), 12), b = normal(static_cast<size_t>(dim), 13);
+    for (const float mean : {0.0f, 1000.0f}) {
+      std::vector<float> x = normal(static_cast<size_t>(rows * dim), 11);
+      for (float& v : x) v += mean;
+      for (const float* bias : {b.data(), static_cast<const float*>(nullptr)}) {
+        const std::vector<float> y = on_every_isa("layer_norm", [&](const Kernels& kernels) {
+          std::vector<float> out(x.size());
+          kernels.layer_norm({x.data(), w.data(), bias, out.data(), dim, 1e-5f, 0, rows});
+          return out;
+        });
+        check_layer_norm(x, w, bias, y, dim);
+      }
+    }
+  }
+}
+
+TEST(norms_of_what_overflows_are_nan) {
+  const std::vector<float> ones(20, 1.0f);
+  for (const std::string& isa : supported_isas()) {
+    for (const float bad : {3e38f, INFINITY, NAN}) {
+      std::vector<float> x(20, 1.0f), y(20);
+      x[17] = bad;
+      select_kernels(isa).layer_norm({x.data(), ones.data(), nullptr, y.data(), 20, 1e-5f, 0, 1});
+      CHECK(std::isnan(y[0]) && std::isnan(y[19]));
+      select_kernels(isa).rms_norm({x.data(), ones.data(), y.data(), 20, 1e-5f, 0, 1});
+      CHECK(std::isnan(y[0]) && std::isnan(y[19]));
+    }
+  }
+}
+
+// Of both signs, over all exponents.
+std::vector<float> floats_of_every_size() {
+  std::vector<float> x;
+  for (uint32_t bits = 0; bits < 0x7f800000; bits += 20011) {
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    x.insert(x.end(), {magnitude, -magnitude});
+  }
+  return x;
+}
+
+std::vector<float> gelu_on_every_isa(const std::vector<float>& x, bool tanh) {
+  return on_every_isa("gelu", [&](const Kernels& kernels) {
+    std::vector<float> out(x.size());
+    kernels.gelu({x.data(), out.data(), tanh, 0, static_cast<int64_t>(x.size())});
+    return out;
+  });
+}
+
+TEST(gelu_is_right_in_both_tails) {
+  const std::vector<float> x = floats_of_every_size(), y = gelu_on_every_isa(x, false);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double exact = 0.5 * x[i] * std::erfc(-x[i] / std::sqrt(2.0));
+    CHECK(std::fabs(y[i] - exact) <= 20 * 0x1p-24 * std::fabs(exact) + 0x1p-126);
+  }
+}
+
+TEST(gelu_by_tanh_is_right_in_both_tails) {
+  const std::vector<float> x = floats_of_every_size(), y = gelu_on_every_isa(x, true);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double a = x[i], u = std::sqrt(2.0 / std::acos(-1.0)) * (a + 0.044715 * a * a * a);
+    const double exact = a / (1.0 + std::exp(-2.0 * u));
+    const double exponent = std::min(std::fabs(2.0 * u), 88.0);
+    CHECK(std::fabs(y[i] - exact) <= (8.0 + 4.0 * exponent) * 0x1p-24 * std::fabs(exact) + 1e-37);
+  }
+}
+
+TEST(gelu_of_what_is_not_finite) {
+  for (const bool tanh : {false, true}) {
+    const std::vector<float> y = gelu_on_every_isa({INFINITY, -INFINITY, NAN, -0.0f}, tanh);
+    CHECK_EQ(y[0], INFINITY);
+    CHECK(y[1] <= 0.0f && y[1] > -1e-37f);
+    CHECK(std::isnan(y[2]));
+    CHECK(y[3] == 0.0f && std::signbit(y[3]));
+  }
+}
+
 TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   const int64_t cols = 70, rows = 13;
   std::vector<float> x = normal(static_cast<size_t>(rows * cols), 21);

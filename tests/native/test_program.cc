@@ -66,7 +66,7 @@ TEST(programs_in_order_are_accepted) {
   CHECK_EQ(program.context_length(), kContext);
   const KvLayout kv = program.kv_shape();
   CHECK(kv.n_layers == 1 && kv.n_kv_heads == 1 && kv.head_dim == 16 && kv.data == nullptr);
-  CHECK_EQ(Program(one_layer_fused_spec()).instructions().size(), 10);
+  CHECK_EQ(Program(one_layer_fused_spec()).instructions().size(), 12);
 }
 
 TEST(indices_out_of_range_are_refused) {
@@ -159,6 +159,7 @@ TEST(parameters_of_another_shape_are_refused) {
   };
   check_parameter(OpKind::kEmbedding, 0, false, false);
   check_parameter(OpKind::kRmsNorm, 0, false, true);
+  check_parameter(OpKind::kLayerNorm, 0, false, true);
   check_parameter(OpKind::kRmsNormQuantize, 0, true, true);
   check_parameter(OpKind::kMatmul, 0, false, true);
   check_parameter(OpKind::kMatmul, 2, true, true);
@@ -168,6 +169,7 @@ TEST(parameters_of_another_shape_are_refused) {
     check_parameter(OpKind::kRope, table, false, table == 1);
     check_parameter(OpKind::kRopeKvWrite, table, true, table == 1);
   }
+  check_break(OpKind::kLayerNorm, "bias", [](ProgramSpec& s) { ++parameter(s, OpKind::kLayerNorm, 1).cols; });
   check_break(OpKind::kMatmul, "bias", [](ProgramSpec& s) { ++parameter(s, OpKind::kMatmul, 1).cols; });
   check_break(
       OpKind::kGateUp, "formats",
@@ -191,7 +193,8 @@ TEST(attributes_out_of_range_are_refused) {
     check_attribute(kind, &Attributes::layer, {-1, INT64_MIN, INT64_MAX, int64_t{1} << 40});
   }
   for (const float eps : {-1.0f, std::numeric_limits<float>::quiet_NaN()}) {
-    check_break(OpKind::kRmsNorm, "eps", [=](ProgramSpec& s) { find(s, OpKind::kRmsNorm).attributes.eps = eps; });
+    for (const OpKind kind : {OpKind::kRmsNorm, OpKind::kLayerNorm})
+      check_break(kind, "eps", [=](ProgramSpec& s) { find(s, kind).attributes.eps = eps; });
     check_break(
         OpKind::kRmsNormQuantize, "eps",
         [=](ProgramSpec& s) { find(s, OpKind::kRmsNormQuantize).attributes.eps = eps; }, true);
