@@ -25,7 +25,7 @@ class Config:
     """A model's shape and special ids.
 
     Every count is positive and bounded, n_kv_heads divides n_heads, head_dim is even, and every id is below vocab_size.
-    tied: the output head is the token embedding. add_bos: the model expects bos_id before the first token.
+    tied: the output head is the token embedding. (Whether a text begins with bos_id is the tokenizer's to say.)
     eos_ids: all ids that end a generation. attention_bias, mlp_bias: all projections of the kind have a bias.
     """
 
@@ -43,13 +43,12 @@ class Config:
     tied: bool
     bos_id: int | None
     eos_ids: tuple[int, ...]
-    add_bos: bool
     attention_bias: bool
     mlp_bias: bool
 
     @classmethod
     def from_hf(cls, folder: Path) -> Config:
-        """From config.json, and generation_config.json and tokenizer_config.json where they exist.
+        """From config.json, and generation_config.json where it exists.
 
         Keys as in transformers' LlamaConfig (4 and 5), with its defaults. Raises FormatError, Unsupported.
         """
@@ -78,7 +77,6 @@ class Config:
             tied=fields.boolean("tie_word_embeddings", default=False),
             bos_id=next(iter(fields.ids("bos_token_id", vocab_size)), None),
             eos_ids=_merged(fields.ids("eos_token_id", vocab_size), generation.ids("eos_token_id", vocab_size)),
-            add_bos=_optional(folder, "tokenizer_config.json").boolean("add_bos_token", default=False),
             attention_bias=fields.boolean("attention_bias", default=False),
             mlp_bias=fields.boolean("mlp_bias", default=False),
         )
@@ -111,7 +109,6 @@ class Config:
             tied="output.weight" not in file.tensors,
             bos_id=next(iter(fields.ids(f"{tokenizer}.bos_token_id", vocab_size)), None),
             eos_ids=_merged(*(fields.ids(f"{tokenizer}.{kind}_token_id", vocab_size) for kind in ("eos", "eot"))),
-            add_bos=fields.boolean(f"{tokenizer}.add_bos_token", default=fields.text(f"{tokenizer}.model") == "llama"),
             attention_bias="blk.0.attn_q.bias" in file.tensors,
             mlp_bias="blk.0.ffn_up.bias" in file.tensors,
         )

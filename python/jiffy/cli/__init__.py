@@ -13,11 +13,12 @@ from .bench_limits import limits
 from .chat import chat
 from .generate import generate
 from .info import info
+from .models import models
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, chat, info):
+for command in (generate, chat, info, models):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
