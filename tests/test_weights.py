@@ -1,11 +1,9 @@
-"""Packed weights from Python: shapes, formats and instruction sets by hypothesis, against float64."""
+"""Packed weights from Python: scales that float16 can't hold, and errors by name."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import jiffy
 from jiffy import _core
@@ -13,47 +11,12 @@ from jiffy.tensor_entry import TensorEntry
 from jiffy.weights import Packing, Weights
 
 POOL = _core.ThreadPool(2)
-EPS = 2.0**-24
 
 
 def packed(w: np.ndarray, fmt: str, **options) -> _core.Weight:
     weight = _core.Weight("w", *w.shape, fmt, **options)
     weight.pack_rows(0, np.ascontiguousarray(w, np.float32).view(np.uint8), "f32", POOL)
     return weight
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    fmt=st.sampled_from(_core.format_names()),
-    n=st.integers(1, 70),
-    k=st.integers(1, 300),
-    rows=st.integers(1, 30),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_matmul_is_right_on_every_isa_and_equal_on_all(fmt: str, n: int, k: int, rows: int, seed: int):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(rows, k)).astype(np.float32)
-    weight = packed(rng.normal(size=(n, k)), fmt)
-    results = [_core.matmul([weight], x, POOL, isa) for isa in jiffy.isas()]
-    if fmt != "bf16":  # an instruction for bf16 rounds in its own way
-        assert all(np.array_equal(results[0], other) for other in results[1:])
-    w = weight.unpack().astype(np.float64)
-    size = np.abs(x).astype(np.float64) @ np.abs(w).T
-    codes = 32 if fmt.endswith("a") else 1  # codes and offset cancel: each may be 32 times what is left
-    # Sums are off by a few eps for each product; before that, x as `activation_error` says.
-    bound = 1.001 * activation_error(fmt, x) @ np.abs(w).T + 4 * EPS * (k + 16) * codes * size + 1e-30
-    for isa, result in zip(jiffy.isas(), results, strict=True):
-        worst = np.unravel_index(np.argmax(np.abs(result - x @ w.T) - bound), bound.shape)
-        assert np.abs(result - x @ w.T)[worst] <= bound[worst], (isa, worst)
-
-
-def activation_error(fmt: str, x: np.ndarray) -> np.ndarray:
-    """How far off the numbers of x [rows, k] are where they meet the weights."""
-    if fmt == "f32":
-        return np.zeros(x.shape)
-    if fmt == "bf16":  # 8 significant bits
-        return np.abs(x) * 2.0**-8
-    return np.broadcast_to(np.abs(x).max(axis=1, keepdims=True) / 254, x.shape)  # half a step of int8
 
 
 @pytest.mark.parametrize("fmt", [f for f in _core.format_names() if f.startswith("i")])
@@ -94,10 +57,6 @@ def test_errors_name_what_is_wrong():
         weight.pack_rows(0, np.zeros((4, 159), np.uint8), "f32", POOL)
     with pytest.raises(jiffy.Unsupported, match="q6_k"):
         weight.pack_rows(0, np.zeros((4, 160), np.uint8), "q6_k", POOL)
-    with pytest.raises(jiffy.ParameterError, match=r"\[rows, 40\]"):
-        _core.matmul([weight], np.zeros((1, 39), np.float32), POOL)
-    with pytest.raises(jiffy.ParameterError, match="at least one"):
-        _core.matmul([], np.zeros((1, 39), np.float32), POOL)
 
 
 def test_limits_are_measured():

@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import Error
+from .bench_kernels import kernels
 from .bench_limits import limits
 from .chat import chat
 from .generate import generate
@@ -22,7 +23,7 @@ for command in (generate, chat, info, models):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
-for command in (limits,):
+for command in (limits, kernels):
     bench.command()(command)
 app.add_typer(bench, name="bench")
 
