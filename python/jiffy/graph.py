@@ -14,6 +14,8 @@ from . import _core
 if TYPE_CHECKING:
     import numpy as np
 
+    from .rope import RopeTables
+
 
 @dataclass(frozen=True)
 class Node:
@@ -107,19 +109,3 @@ class Trace:
             name = getattr(parameter, "name", f"parameter {len(self.parameters)}")
             self.parameters.append((name, parameter))
         return self._parameter_index[id(parameter)]
-
-
-@dataclass(frozen=True)
-class RopeTables:
-    """cosines and sines float32 [context, head_dim / 2] of position * theta^(-2 i / head_dim), computed in double."""
-
-    cosines: np.ndarray
-    sines: np.ndarray
-
-    @classmethod
-    def make(cls, context: int, head_dim: int, theta: float) -> RopeTables:
-        import numpy as np
-
-        frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-        angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
-        return cls(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
