@@ -14,8 +14,7 @@ import jiffy
 import tiny
 from compare import assert_close, assert_same
 from jiffy.checkpoint import open_checkpoint
-
-SHARE = 1e-4  # of the largest |logit| of a position: some hundred times the rounding of float32 through a few layers
+from reference import SHARE, greedy, random_ids, reference, reference_logits
 
 # What differs from tiny's defaults: dim 48, ffn 80, 2 layers, 3 heads of 16, 1 KV head, 259 tokens, tied, no biases.
 SHAPES = {
@@ -39,16 +38,6 @@ CONFIGS = {
 FILES = {"bf16": {"dtype": "bf16"}, "f16": {"dtype": "f16", "tied": False}, "shards": {"shards": 3, "tied": False}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These models are so small that PyTorch's threads would mostly wait for each other."""
-    torch.set_num_threads(1)
-
-
-def random_ids(n: int, vocab_size: int = 259) -> list[int]:
-    return np.random.default_rng(n).integers(0, vocab_size, n).tolist()
-
-
 def write(folder, options: dict[str, object]) -> None:
     """A tiny llama; without mlp_bias its file has no such tensors."""
     weights = tiny.write_hf_llama(folder, **options)
@@ -56,18 +45,6 @@ def write(folder, options: dict[str, object]) -> None:
         kept = {name: value for name, value in weights.items() if not ("mlp" in name and name.endswith("bias"))}
         raw = {tiny.hf_name(name): ("F32", list(value.shape), value.tobytes()) for name, value in kept.items()}
         tiny.write_safetensors(folder / "model.safetensors", raw)
-
-
-def reference(folder, **options):
-    options |= {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
-    model, report = transformers.LlamaForCausalLM.from_pretrained(folder, **options, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"], report
-    return model.eval()
-
-
-def reference_logits(model, ids: list[int]) -> np.ndarray:
-    with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -140,9 +117,7 @@ def test_gguf_is_the_folder(tmp_path, name):
 def test_greedy_tokens(tmp_path, name):
     write(tmp_path, SHAPES[name])
     ids = random_ids(20)
-    asked = {"max_new_tokens": 50, "do_sample": False, "eos_token_id": None, "pad_token_id": tiny.PAD}
-    expected = reference(tmp_path).generate(torch.tensor([ids]), **asked)[0, len(ids) :].tolist()
-    assert len(expected) == 50
+    expected = greedy(reference(tmp_path), ids, 50)
     completion = jiffy.load(tmp_path, weights="f32").generate(token_ids=ids, max_tokens=50, ignore_eos=True)
     assert completion.token_ids == expected
 
