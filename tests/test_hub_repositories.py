@@ -17,6 +17,7 @@ import tiny
 from fake_hub import FakeHub, Repository, serving
 from jiffy import hub
 from jiffy.errors import FormatError, ParameterError, Unsupported
+from jiffy.hub.listing import list_models
 from jiffy.hub.names import HubModel
 
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -340,3 +341,46 @@ def test_the_environment_alone(server, tmp_path):
     assert runs[0].stdout == runs[1].stdout and runs[1].stderr == ""
     assert runs[0].stderr.count("\n") == 1 and str(tmp_path / "home") in runs[0].stderr
     assert {path.split("/")[1] for _, path, _ in server.requests} <= {"api", "org"}
+
+
+def test_models_are_listed(server, gguf, monkeypatch):
+    from huggingface_hub import hf_hub_download
+
+    monkeypatch.setitem(hub.MODELS, "tiny", hub.Alias("org/tiny", 7))
+    server.repositories["org/many"] = Repository({"q4.gguf": gguf, "q8.gguf": gguf + b"x"})
+    server.repositories["org/half"] = Repository({"config.json": b"{}", "model.safetensors": b"x"})
+    before = {one.name: one for one in list_models()}
+    assert before.keys() == hub.MODELS.keys()
+    assert (before["tiny"].path, before["tiny"].size, before["tiny"].source) == (None, 14, "org/tiny")
+    tiny_path, many_path = hub.resolve_model("tiny"), hub.resolve_model("org/many:q8.gguf")
+    hf_hub_download("org/many", "q4.gguf")  # as another program would
+    hf_hub_download("org/half", "config.json")
+    server.requests.clear()
+    after = {one.name: one for one in list_models()}
+    assert after.keys() - before.keys() == {"org/many:q8.gguf", "org/many:q4.gguf"}
+    assert after["tiny"].path == str(tiny_path)
+    assert after["tiny"].size == sum(path.stat().st_size for path in tiny_path.iterdir())
+    assert (after["org/many:q8.gguf"].path, after["org/many:q8.gguf"].size) == (str(many_path), len(gguf) + 1)
+    assert server.requests == []
+    for name in ("tiny", "org/many:q4.gguf"):
+        assert str(hub.resolve_model(name)) == after[name].path
+
+
+def test_a_name_is_its_repository(server, monkeypatch):
+    monkeypatch.setitem(hub.MODELS, "tiny", hub.Alias("org/tiny", 7))
+    assert hub.resolve_model("tiny") == hub.resolve_model("org/tiny")
+
+
+def test_names_are_names_of_the_hub():
+    for name, entry in hub.MODELS.items():
+        assert HubModel.parse(name) is None and Path(name).suffix != ".gguf"
+        assert isinstance(entry, hub.PinnedFile) or HubModel.parse(entry.repo) == entry.model
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("smolm2-135m", 'name: "smollm2-135m"'), ("Qwen2.5-0.5B", 'name: "qwen2.5-0.5b"'), ("zzz", "tinyllama")],
+)
+def test_unknown_names_suggest_the_nearest(name, said):
+    with pytest.raises(ParameterError, match=said):
+        hub.resolve_model(name)

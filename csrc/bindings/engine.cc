@@ -58,23 +58,6 @@ const char* reason_name(const TokenEvent& event) {
   return nullptr;
 }
 
-constexpr std::pair<const char*, KvType> kKvTypes[] = {
-    {"f32", KvType::kF32}, {"bf16", KvType::kBf16}, {"int8", KvType::kInt8}};
-
-KvType parse_kv_type(const std::string& name) {
-  for (const auto& [known, type] : kKvTypes) {
-    if (name == known) return type;
-  }
-  fail(ErrorKind::kParameter, "kv_dtype", "f32, bf16 or int8", name);
-}
-
-const char* kv_type_name(KvType type) {
-  for (const auto& [name, known] : kKvTypes) {
-    if (type == known) return name;
-  }
-  return "";
-}
-
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
                                     const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk,
                                     const std::string& kv_dtype, bool prefix_cache) {

@@ -15,30 +15,6 @@ namespace {
 
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-// A trace's parameters: (name, Weight) or (name, float array [cols] or [rows, cols]); arrays are copied.
-void add_parameter(ProgramSpec& spec, const std::string& name, const py::object& value) {
-  Parameter p;
-  p.name = name;
-  if (py::isinstance<Weight>(value)) {
-    const auto weight = value.cast<std::shared_ptr<Weight>>();
-    p.matrix = weight->matrix();
-    p.rows = p.matrix.rows;
-    p.cols = p.matrix.cols;
-    spec.owners.push_back(weight);
-  } else {
-    const auto array = FloatArray::ensure(value);
-    if (!array || array.ndim() < 1 || array.ndim() > 2)
-      fail(ErrorKind::kFormat, name, "an array of one or two dimensions", "another object");
-    p.rows = array.ndim() == 2 ? array.shape(0) : 1;
-    p.cols = array.shape(array.ndim() - 1);
-    auto copy = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(array.nbytes()), name));
-    std::copy(array.data(), array.data() + array.size(), copy->as<float>());
-    p.floats = copy->as<float>();
-    spec.owners.push_back(copy);
-  }
-  spec.parameters.push_back(std::move(p));
-}
-
 std::shared_ptr<Program> build(std::vector<Value> values,
                                const std::vector<std::pair<std::string, py::object>>& parameters,
                                std::vector<Instruction> instructions, int result, int64_t context_length) {
@@ -48,11 +24,35 @@ std::shared_ptr<Program> build(std::vector<Value> values,
                    .result = result,
                    .context_length = context_length,
                    .owners = {}};
-  for (const auto& [name, value] : parameters) add_parameter(spec, name, value);
+  for (const auto& [name, value] : parameters) spec.parameters.push_back(make_parameter(name, value, spec.owners));
   return std::make_shared<Program>(std::move(spec));
 }
 
 }  // namespace
+
+Parameter make_parameter(const std::string& name, const py::object& value,
+                         std::vector<std::shared_ptr<const void>>& owners) {
+  Parameter p;
+  p.name = name;
+  if (py::isinstance<Weight>(value)) {
+    const auto weight = value.cast<std::shared_ptr<Weight>>();
+    p.matrix = weight->matrix();
+    p.rows = p.matrix.rows;
+    p.cols = p.matrix.cols;
+    owners.push_back(weight);
+  } else {
+    const auto array = FloatArray::ensure(value);
+    if (!array || array.ndim() < 1 || array.ndim() > 2)
+      fail(ErrorKind::kFormat, name, "an array of one or two dimensions", "another object");
+    p.rows = array.ndim() == 2 ? array.shape(0) : 1;
+    p.cols = array.shape(array.ndim() - 1);
+    auto copy = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(array.nbytes()), name));
+    std::copy(array.data(), array.data() + array.size(), copy->as<float>());
+    p.floats = copy->as<float>();
+    owners.push_back(copy);
+  }
+  return p;
+}
 
 void bind_program(py::module_& m) {
   py::enum_<Space>(m, "Space").value("tokens", Space::kTokens).value("outputs", Space::kOutputs);
@@ -69,11 +69,12 @@ void bind_program(py::module_& m) {
       .value("add", OpKind::kAdd)
       .value("silu_mul", OpKind::kSiluMul)
       .value("gelu", OpKind::kGelu)
-      .value("select", OpKind::kSelect);
+      .value("select", OpKind::kSelect)
+      .value("rms_norm_quantize", OpKind::kRmsNormQuantize);
 
   py::class_<Value>(m, "Value")
       .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
-           py::arg("space"), py::arg("width"), py::arg("format") = RowFormat{});
+           py::arg("space"), py::arg("width"), py::arg("format"));
 
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,

@@ -15,6 +15,8 @@ from .errors import ParameterError, shown
 if TYPE_CHECKING:
     import numpy as np
 
+    from .rope import RopeTables
+
 _F32 = _core.RowFormat()
 
 
@@ -120,19 +122,3 @@ class Trace:
             name = getattr(parameter, "name", f"parameter {len(self.parameters)}")
             self.parameters.append((name, parameter))
         return self._parameter_index[id(parameter)]
-
-
-@dataclass(frozen=True)
-class RopeTables:
-    """cosines and sines float32 [context, head_dim / 2] of position * theta^(-2 i / head_dim), computed in double."""
-
-    cosines: np.ndarray
-    sines: np.ndarray
-
-    @classmethod
-    def make(cls, context: int, head_dim: int, theta: float) -> RopeTables:
-        import numpy as np
-
-        frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-        angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
-        return cls(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import _core
+from .arguments import integer, one_of
 from .errors import ParameterError, shown
 
 if TYPE_CHECKING:
@@ -59,16 +60,11 @@ class Loading:
         )
 
     def _one_of(self, name: str, values: list[str | None]) -> None:
-        if getattr(self, name) not in values:
-            expected = "one of " + ", ".join(value or "None" for value in values)
-            raise ParameterError(name, expected=expected, found=shown(getattr(self, name)))
+        one_of(name, getattr(self, name), values)
 
     def _count(self, name: str, most: int, optional: bool = False) -> None:
-        value = getattr(self, name)
-        if optional and value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ParameterError(name, expected=f"an integer from 1 to {most}", found=shown(value))
+        if not optional or getattr(self, name) is not None:
+            integer(name, getattr(self, name), 1, most)
 
 
 @contextmanager

@@ -9,19 +9,21 @@ import typer
 
 from .. import __version__
 from ..errors import Error
+from .bench_kernels import kernels
 from .bench_limits import limits
 from .chat import chat
 from .generate import generate
 from .info import info
+from .models import models
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, chat, info):
+for command in (generate, chat, info, models):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
-for command in (limits,):
+for command in (limits, kernels):
     bench.command()(command)
 app.add_typer(bench, name="bench")
 

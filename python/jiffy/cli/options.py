@@ -50,7 +50,7 @@ def print_table(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> 
 
     table = Table(title=title or None, show_header=bool(columns))
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     Console().print(table)

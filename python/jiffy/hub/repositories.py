@@ -131,13 +131,24 @@ def _record_path(model: HubModel) -> Path:
     return cache_folder() / "hub" / f"{hashlib.sha256(str(model).encode()).hexdigest()[:32]}.json"
 
 
+def recorded_models() -> dict[HubModel, Path]:
+    """What has been fetched and is still there, with its place."""
+    records = [_read_record(path) for path in sorted((cache_folder() / "hub").glob("*.json"))]
+    return {record[0]: record[1] for record in records if record is not None}
+
+
 def _recorded(model: HubModel) -> Path | None:
-    """The model's place, if a fetch of it is recorded and all of its files have the size that they had then."""
+    record = _read_record(_record_path(model))
+    return record[1] if record is not None and record[0] == model else None
+
+
+def _read_record(path: Path) -> tuple[HubModel, Path] | None:
+    """A model and its place, if all of its files have the size that they had when they were fetched."""
     try:
-        record = read_json(_record_path(model))
-        snapshot, sizes = Path(record["snapshot"]), record["files"]
-        if record["model"] == str(model) and all((snapshot / name).stat().st_size == n for name, n in sizes.items()):
-            return _place(snapshot, sizes)
+        record = read_json(path)
+        model, snapshot, sizes = HubModel.parse(record["model"]), Path(record["snapshot"]), record["files"]
+        if model is not None and all((snapshot / name).stat().st_size == size for name, size in sizes.items()):
+            return model, _place(snapshot, sizes)
     except (Error, OSError, KeyError, TypeError, AttributeError, ValueError):
         pass  # no record, or none that can be used: the hub is asked
     return None

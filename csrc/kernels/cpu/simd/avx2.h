@@ -51,6 +51,17 @@ inline __m256 load_bf16_half(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 inline Floats load_bf16(const uint16_t* p) { return {load_bf16_half(p), load_bf16_half(p + 8)}; }
+inline __m256i bf16_half(__m256 v) {
+  const __m256i b = _mm256_castps_si256(v), high = _mm256_srli_epi32(b, 16);
+  const __m256i half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), _mm256_and_si256(high, _mm256_set1_epi32(1)));
+  const __m256i nearest = _mm256_srli_epi32(_mm256_add_epi32(b, half), 16);
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(nearest, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), is_nan);
+}
+inline void store_bf16(uint16_t* p, Floats v) {
+  const __m256i words = _mm256_packus_epi32(bf16_half(v.lo), bf16_half(v.hi));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0b11011000));
+}
 
 inline Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Floats sub(Floats a, Floats b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
@@ -83,18 +94,6 @@ inline void store_low_bytes(int8_t* p, Ints v) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.lo, v.hi), 0b11011000);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-}
-
-inline __m256i bf16_half(__m256 v) {
-  const __m256i b = _mm256_castps_si256(v), high = _mm256_srli_epi32(b, 16);
-  const __m256i half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), _mm256_and_si256(high, _mm256_set1_epi32(1)));
-  const __m256i nearest = _mm256_srli_epi32(_mm256_add_epi32(b, half), 16);
-  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-  return _mm256_blendv_epi8(nearest, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), is_nan);
-}
-inline void store_bf16(uint16_t* p, Floats v) {
-  const __m256i words = _mm256_packus_epi32(bf16_half(v.lo), bf16_half(v.hi));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0b11011000));
 }
 
 inline float sum(Floats v) {

@@ -30,6 +30,14 @@ inline Floats load_bf16(const uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+inline void store_bf16(uint16_t* p, Floats v) {  // to nearest even; a NaN stays one, quiet
+  const __m512i b = _mm512_castps_si512(v), high = _mm512_srli_epi32(b, 16);
+  const __m512i half = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(high, _mm512_set1_epi32(1)));
+  const __m512i nearest = _mm512_srli_epi32(_mm512_add_epi32(b, half), 16);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const __m512i words = _mm512_mask_or_epi32(nearest, is_nan, high, _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
+}
 
 inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
@@ -64,14 +72,6 @@ inline float sum(Floats v) {
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
 inline float max_lane(Floats v) { return _mm512_reduce_max_ps(v); }  // no NaN among the lanes
-inline void store_bf16(uint16_t* p, Floats v) {  // to nearest even; a NaN stays one, quiet
-  const __m512i high = _mm512_srli_epi32(bits(v), 16), odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-  const __m512i nearest = _mm512_srli_epi32(add(add(bits(v), _mm512_set1_epi32(0x7fff)), odd), 16);
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-  const __m512i words = _mm512_mask_or_epi32(nearest, is_nan, high, _mm512_set1_epi32(0x40));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
-}
-
 inline int32_t max_lane(Ints v) { return _mm512_reduce_max_epi32(v); }
 inline int32_t sum(Ints v) { return _mm512_reduce_add_epi32(v); }
 

@@ -37,14 +37,14 @@ inline Floats abs(Floats x) { return from_bits(abs_bits(x)); }
 // x Phi(x) = max(x, 0) - |x| Q(|x|), where Q(a) = erfc(a / sqrt 2) / 2 = e^(-a^2 / 2) R(a): no digit cancels in either
 // tail. R is a minimax polynomial in t = 1 / (1 + a / 4) over a in [0, 14], to 1.5e-8 of R. The rounding error of a^2
 // goes into the exponential as its first-order factor.
-// To 10 ulp where the result is a normal number, to 2^-126 below; -inf gives its limit 0 to that error, NaN a NaN.
+// Within 20 * 2^-24 of the result, or 2^-126 where that is more; -inf gives its limit 0 to that error, NaN a NaN.
 inline Floats gelu(Floats x) {
   const Floats a = min(abs(x), splat(14.0f));  // beyond it the product below is smaller than any normal number
   const Floats t = div(splat(1.0f), fma(a, splat(0.25f), splat(1.0f)));
-  constexpr float kMinimax[] = {-0x1.91c550p-3f, 0x1.947b24p-2f, -0x1.5578d2p-2f, 0x1.37cb4ap-2f,  -0x1.4df7f8p-6f,
-                                0x1.f1f124p-4f,  0x1.846242p-4f, 0x1.9a89b8p-4f,  -0x1.6a6348p-16f};
+  constexpr float kTail[] = {-0x1.91c550p-3f, 0x1.947b24p-2f, -0x1.5578d2p-2f, 0x1.37cb4ap-2f,  -0x1.4df7f8p-6f,
+                             0x1.f1f124p-4f,  0x1.846242p-4f, 0x1.9a89b8p-4f,  -0x1.6a6348p-16f};
   Floats r = splat(0x1.16175cp-5f);
-  for (const float c : kMinimax) r = fma(r, t, splat(c));
+  for (const float c : kTail) r = fma(r, t, splat(c));
   const Floats square = mul(a, a), rest = fma(a, a, sub(zeros(), square));
   const Floats minus_half = splat(-0.5f);
   const Floats tail = mul(mul(a, r), fma(rest, minus_half, splat(1.0f)));
@@ -52,8 +52,8 @@ inline Floats gelu(Floats x) {
 }
 
 // x / 2 (1 + tanh u) = x / (1 + e^-2u) = max(x, 0) - |x| / (1 + e^2|u|), u = sqrt(2 / pi) (x + 0.044715 x^3).
-// An ulp of u is |2u| ulp of the exponential: to 4 + 8 |u| ulp, or to 1e-37 where the result is smaller; infinities and
-// NaN as in gelu().
+// A relative error of u is |2u| times that of the exponential: within (8 + 4 |2u|) * 2^-24 of the result, or 1e-37
+// where that is more; infinities and NaN as in gelu().
 inline Floats gelu_tanh(Floats x) {
   const Floats a = min(abs(x), splat(10.03f));  // 2u = 88, where exp() ends
   const Floats twice_u = mul(a, fma(mul(a, a), splat(0.07135481627f), splat(1.5957691216f)));

@@ -55,7 +55,6 @@ inline Floats load_f16(const uint8_t* p) {
 inline Floats load_bf16(const uint16_t* p) {
   return each<Floats>([&](int i) { return bf16_to_f32(p[i]); });
 }
-
 inline void store_bf16(uint16_t* p, Floats a) {
   for (int i = 0; i < 16; ++i) p[i] = f32_to_bf16(a.v[i]);
 }
