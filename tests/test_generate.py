@@ -186,8 +186,8 @@ def test_info(random_model):
     assert (info["max_batch"], info["prefill_chunk"], info["prefix_cache"]) == (64, 512, True)
 
 
-def test_the_prefix_cache(random_folder, random_model):
-    """Off, nothing is taken from it; on, all whole blocks of a prompt that has been there, and the answer is the same."""
+def test_the_prefix_cache(random_folder):
+    """Off, nothing is taken from it; on, all whole blocks of a prompt that was there before. The answer is the same."""
     ids = [(i * 7) % 512 for i in range(200)]
     answers = []
     for prefix_cache, n_cached in ((False, 0), (True, 192)):
