@@ -71,7 +71,16 @@ void bind_program(py::module_& m) {
 
   py::class_<Value>(m, "Value")
       .def(py::init([](Space space, int64_t width, int64_t group) { return Value{space, width, group}; }),
-           py::arg("space"), py::arg("width"), py::arg("group") = 0);
+           py::arg("space"), py::arg("width"), py::arg("group") = 0)
+      .def_readonly("group", &Value::group);
+
+  py::class_<Attributes>(m, "Attributes")
+      .def_readonly("eps", &Attributes::eps)
+      .def_readonly("scale", &Attributes::scale)
+      .def_readonly("layer", &Attributes::layer)
+      .def_readonly("n_heads", &Attributes::n_heads)
+      .def_readonly("n_kv_heads", &Attributes::n_kv_heads)
+      .def_readonly("head_dim", &Attributes::head_dim);
 
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
@@ -81,7 +90,12 @@ void bind_program(py::module_& m) {
            }),
            py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(),
            py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
-           py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0);
+           py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0)
+      .def_property_readonly("op", [](const Instruction& at) { return op(at.op).name; })
+      .def_readonly("inputs", &Instruction::inputs)
+      .def_readonly("outputs", &Instruction::outputs)
+      .def_readonly("parameters", &Instruction::parameters)
+      .def_readonly("attributes", &Instruction::attributes);
 
   py::class_<Program, std::shared_ptr<Program>>(m, "Program")
       .def(py::init(&build), py::arg("values"), py::arg("parameters"), py::arg("instructions"), py::arg("result"),

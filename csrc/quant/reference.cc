@@ -135,6 +135,15 @@ std::vector<float> reference_unpack(const PackedMatrix& m) {
   return out;
 }
 
+float reference_activation(const ActivationView& x, int64_t row, int64_t col) {
+  int64_t tile = 0;
+  while (row_tile_begin(x.rows, tile + 1) <= row) ++tile;
+  const int64_t first = row_tile_begin(x.rows, tile), rows = row_tile_begin(x.rows, tile + 1) - first;
+  const int64_t in_tile = row - first;
+  const int8_t q = x.data[first * x.padded() + col / 4 * rows * 4 + in_tile * 4 + col % 4];
+  return x.scale[first * x.groups() + col / x.group * rows + in_tile] * static_cast<float>(q);
+}
+
 std::vector<uint8_t> reference_pack(const float* x, int64_t rows, int64_t cols, const WeightFormat& f) {
   const int64_t stride = slab_bytes(f, cols);
   std::vector<uint8_t> out(static_cast<size_t>(n_slabs(rows) * stride));

@@ -119,13 +119,13 @@ void Engine::reserve_logits(int64_t n_outputs) {
   logits_ = Buffer::allocate(bytes, "logits of " + std::to_string(n_outputs) + " sequences");
 }
 
-std::vector<TokenEvent> Engine::step(const Interrupted& interrupted) {
+std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Observer& observer) {
   const auto lock = enter();
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
   const Batch batch(slices);
   reserve_logits(batch.n_outputs());
-  if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted)) throw Interruption();
+  if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted, observer)) throw Interruption();
   std::vector<TokenEvent> events;
   for (const Slice& slice : slices) {
     const int64_t row = static_cast<int64_t>(events.size());
@@ -140,7 +140,7 @@ void Engine::cancel(int64_t request) {
   scheduler_.remove(request);
 }
 
-void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted) {
+void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer) {
   const auto lock = enter();
   check_tokens(tokens);
   Sequence sequence;
@@ -158,7 +158,7 @@ void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& 
     }
     const Batch batch({{&sequence, count, true}}, true);
     float* rows = out + sequence.n_computed * vocab_size();
-    if (!executor_.run(batch.view(), cache_.layout(), rows, interrupted)) throw Interruption();
+    if (!executor_.run(batch.view(), cache_.layout(), rows, interrupted, observer)) throw Interruption();
     sequence.n_computed += count;
   }
 }

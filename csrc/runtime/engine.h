@@ -47,15 +47,16 @@ class Engine {
 
   // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption,
   // kOutOfMemory.
-  std::vector<TokenEvent> step(const Interrupted& interrupted);
+  std::vector<TokenEvent> step(const Interrupted& interrupted, const Observer& observer = {});
 
   // Ends a request, or does nothing if it has ended.
   void cancel(int64_t request);
 
   // out [n_tokens, vocab_size]: the logits behind every token. Throws as add() and step() do.
-  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted);
+  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer = {});
 
   bool idle() const;
+  const Program& program() const { return *program_; }
   int64_t vocab_size() const { return program_->result_width(); }
   const char* isa() const { return kernels_.isa; }
   int64_t kv_bytes() const { return cache_.n_bytes(); }

@@ -10,13 +10,14 @@ import typer
 from .. import __version__
 from ..errors import Error
 from .bench_limits import limits
+from .check import check
 from .generate import generate
 from .info import info
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, info):
+for command in (generate, info, check):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
