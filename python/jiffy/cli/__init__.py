@@ -10,6 +10,7 @@ import typer
 from .. import __version__
 from ..errors import Error
 from .bench_limits import limits
+from .bench_model import model
 from .check import check
 from .generate import generate
 from .info import info
@@ -20,8 +21,8 @@ app = typer.Typer(
 for command in (generate, info, check):
     app.command()(command)
 
-bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
-for command in (limits,):
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine, and models on it.")
+for command in (limits, model):
     bench.command()(command)
 app.add_typer(bench, name="bench")
 
