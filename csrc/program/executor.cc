@@ -9,7 +9,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
 
 int64_t scratch_floats(const Program& program) {
-  const int64_t floats = attention_scratch_floats(program.kv_shape().padded_head_dim());
+  const int64_t floats = attention_scratch_floats(program.kv_shape().head_dim);
   return (floats + 15) / 16 * 16;
 }
 

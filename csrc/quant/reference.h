@@ -15,7 +15,7 @@ double reference_weight(const PackedMatrix& m, int64_t row, int64_t col);
 // [rows, cols], rounded to float once.
 std::vector<float> reference_unpack(const PackedMatrix& m);
 
-// scale * q of one activation, found from the picture in activations.h.
+// One activation of quantised rows, found from the picture in activations.h.
 float reference_activation(const ActivationView& x, int64_t row, int64_t col);
 
 // The slabs of `x`, [rows, cols], by the rule in quantize.h; padding rows and the lanes behind them are zero bytes.

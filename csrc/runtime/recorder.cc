@@ -13,7 +13,7 @@ bool makes(const Instruction& at, int value) {
 }
 
 void copy_rows(const Operand& from, float* to) {
-  if (from.type.group == 0) {
+  if (!from.type.format.quantized()) {
     std::copy_n(from.floats(), from.rows * from.type.width, to);
     return;
   }

@@ -9,7 +9,7 @@
 namespace jiffy {
 
 // An Observer of the steps of one prompt, all of whose rows are outputs: it copies the rows of chosen values, in the
-// order of their positions, q8 rows as the floats that they stand for.
+// order of their positions, quantised rows as the floats that they stand for.
 class Recorder {
  public:
   // Throws kParameter for a value that no instruction of the program makes (there is none with such a number, or fusion

@@ -107,7 +107,7 @@ TEST(recorded_values_do_not_depend_on_threads_chunks_or_fusion) {
   CHECK(record(*program, kept, one) == record(*fused, kept, short_one));
 }
 
-TEST(recorded_q8_rows_are_the_floats_that_they_stand_for) {
+TEST(recorded_quantised_rows_are_the_floats_that_they_stand_for) {
   const auto program = check::tiny_program(kContext, false);
   Engine engine = make_engine(program, 2, 13);
   int64_t n_seen = 0;
@@ -117,12 +117,14 @@ TEST(recorded_q8_rows_are_the_floats_that_they_stand_for) {
     const Value& type = program->values()[static_cast<size_t>(at.outputs[0])];
     for (size_t i = 0; i < rows[0].size(); ++i) {
       const int64_t row = static_cast<int64_t>(i) / type.width, col = static_cast<int64_t>(i) % type.width;
-      const int64_t first = col / type.group * type.group, last = std::min(first + type.group, type.width);
+      const int64_t first = col / type.format.group * type.format.group,
+                    last = std::min(first + type.format.group, type.width);
       float largest = 0.0f;
       for (int64_t c = first; c < last; ++c) {
         largest = std::max(largest, std::abs(rows[0][static_cast<size_t>(row * type.width + c)]));
       }
-      CHECK(std::abs(rows[0][i] - rows[1][i]) <= largest / 254.0f * 1.0001f);
+      const float bound = type.format.bits == 8 ? largest / 254.0f * 1.0001f : std::abs(rows[0][i]) * 0x1p-8f;
+      CHECK(std::abs(rows[0][i] - rows[1][i]) <= bound);
     }
     ++n_seen;
   }
@@ -163,7 +165,7 @@ TEST(work_is_the_same_whether_fused_or_not_and_attention_grows_with_the_context)
       int64_t pairs = 0;
       for (int64_t p = first; p < first + n; ++p) pairs += p + 1;
       CHECK_EQ(mine.operations, 4 * pairs * a.n_heads * a.head_dim);
-      CHECK_EQ(mine.bytes, (first + n) * o.call.kv.block_floats() * 4 / kBlockSize / o.call.kv.n_layers);
+      CHECK_EQ(mine.bytes, (first + n) * o.call.kv.block_bytes() / kBlockSize / o.call.kv.n_layers);
     });
   }
   CHECK_EQ(sums[0].operations, sums[1].operations);

@@ -47,23 +47,24 @@ TEST(shared_block_is_freed_by_its_last_user) {
 }
 
 TEST(kv_cache_rounds_positions_up_to_blocks) {
-  const KvLayout shape{nullptr, 2, 3, 20};
-  KVCache cache(shape, 2 * kBlockSize + 1);
+  const KvLayout shape{.n_layers = 2, .n_kv_heads = 3, .head_dim = 20};
+  KVCache cache(shape, 2 * kBlockSize + 1, true);
   CHECK_EQ(cache.pool().n_blocks(), 3);
   CHECK_EQ(cache.n_bytes(), 3 * 2 * 3 * kBlockSize * (20 + 32) * 4);
-  float* data = cache.layout().data;
-  data[cache.n_bytes() / 4 - 1] = 1.0f;
-  CHECK_EQ(data[0], 0.0f);
-  CHECK_EQ(KVCache(KvLayout{}, 100).n_bytes(), 0);  // a program without attention
+  uint8_t* data = cache.layout().data;
+  data[cache.n_bytes() - 1] = 1;
+  CHECK_EQ(int{data[0]}, 0);
+  CHECK_EQ(KVCache(KvLayout{}, 100, true).n_bytes(), 0);  // a program without attention
 }
 
 TEST(kv_cache_too_large_is_an_error_that_names_its_size) {
   const int64_t most = std::numeric_limits<int64_t>::max();
   for (const int64_t positions : {int64_t{1} << 36, int64_t{1} << 40, most}) {
-    CHECK_THROWS(ErrorKind::kOutOfMemory, KVCache(KvLayout{nullptr, 1000, 1000, 512}, positions));
+    CHECK_THROWS(ErrorKind::kOutOfMemory,
+                 KVCache(KvLayout{.n_layers = 1000, .n_kv_heads = 1000, .head_dim = 512}, positions, true));
   }
   try {
-    KVCache(KvLayout{nullptr, 100, 100, 512}, int64_t{1} << 36);
+    KVCache(KvLayout{.n_layers = 100, .n_kv_heads = 100, .head_dim = 512}, int64_t{1} << 36, true);
   } catch (const Error& error) {
     CHECK_EQ(error.where, "the KV cache of 68719476736 positions");
   }
@@ -87,7 +88,7 @@ class Driver {
       : pool_(n_blocks),
         max_batch_(max_batch),
         prefill_chunk_(prefill_chunk),
-        scheduler_(pool_, max_batch, prefill_chunk) {}
+        scheduler_(pool_, max_batch, prefill_chunk, [](int32_t, int32_t) {}) {}
 
   Sequence& add(int64_t n_prompt, int64_t max_tokens) {
     auto s = sequence(next_id_, n_prompt, max_tokens);
