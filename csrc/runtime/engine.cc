@@ -141,8 +141,9 @@ void Engine::commit(const std::vector<Slice>& slices, const std::vector<TokenEve
   auto event = events.begin();
   for (const Slice& slice : slices) {
     Sequence& s = *slice.sequence;
-    scheduler_.advance(s, slice.count);
+    s.n_computed += slice.count;
     if (!slice.output) continue;
+    if (!event->error) scheduler_.register_blocks(s);
     s.tokens.push_back((event++)->token);
     for (const auto& [id, child] : s.children) child->tokens.push_back((event++)->token);
   }

@@ -55,7 +55,7 @@ void SamplingParams::validate() const {
 }
 
 uint64_t completion_seed(uint64_t seed, int64_t index) {
-  return index == 0 ? seed : splitmix64(splitmix64(seed) ^ splitmix64(static_cast<uint64_t>(index)));
+  return index == 0 ? seed : splitmix64(splitmix64(seed) + static_cast<uint64_t>(index));
 }
 
 void Sampler::sort_front(size_t count) {

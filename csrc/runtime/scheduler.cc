@@ -20,6 +20,7 @@ void Scheduler::release_blocks(Sequence& sequence) {
   std::vector<int32_t>& blocks = sequence.block_table;
   for (; !blocks.empty(); blocks.pop_back()) pool_.release(blocks.back());
   sequence.n_computed = 0;
+  sequence.n_known = 0;
 }
 
 // Makes the sequence that arrived last give its blocks back; false if `sequence` can't go on even so.
@@ -95,6 +96,7 @@ void Scheduler::take_prefix(Sequence& sequence) {
     pool_.share(*known);
     blocks.push_back(*known);
   }
+  sequence.n_known = blocks.size();
   sequence.n_computed = static_cast<int64_t>(blocks.size()) * kBlockSize;
 }
 
@@ -131,13 +133,12 @@ std::vector<Slice> Scheduler::schedule() {
   return slices;
 }
 
-void Scheduler::advance(Sequence& sequence, int64_t count) {
+void Scheduler::register_blocks(Sequence& sequence) {
   std::vector<int32_t>& blocks = sequence.block_table;
-  size_t full = static_cast<size_t>(sequence.n_computed / kBlockSize);
-  sequence.n_computed += count;
-  for (; full < static_cast<size_t>(sequence.n_computed / kBlockSize); ++full) {
-    const int32_t parent = full == 0 ? kNoBlock : blocks[full - 1];
-    blocks[full] = pool_.register_full(blocks[full], parent, sequence.tokens.data() + full * kBlockSize);
+  size_t& n = sequence.n_known;
+  for (; n < static_cast<size_t>(sequence.n_computed / kBlockSize); ++n) {
+    const int32_t parent = n == 0 ? kNoBlock : blocks[n - 1];
+    blocks[n] = pool_.register_full(blocks[n], parent, sequence.tokens.data() + n * kBlockSize);
   }
 }
 
@@ -151,6 +152,7 @@ void Scheduler::fork() {
       }
       child.mapped()->block_table = s->block_table;  // into memory that make_room() has reserved
       child.mapped()->n_computed = s->n_computed;
+      child.mapped()->n_known = s->n_known;
       for (const int32_t block : s->block_table) pool_.share(block);
       running_.insert(std::move(child));
     }
@@ -177,6 +179,7 @@ void Scheduler::remove_from(Sequences& sequences, Sequences::iterator at) {
     auto heir = s.children.extract(s.children.begin());
     heir.mapped()->block_table.swap(s.block_table);
     heir.mapped()->n_computed = s.n_computed;
+    heir.mapped()->n_known = s.n_known;
     heir.mapped()->children = std::move(s.children);
     sequences.insert(std::move(heir));
   }

@@ -37,12 +37,14 @@ class Scheduler {
   // Its number, and those of its children, are greater than all before.
   void add(std::unique_ptr<Sequence> sequence);
 
-  // The next step's slices. Their blocks are allocated, and written by nobody else.
+  // The next step's slices. Their blocks are allocated, and written by nobody else; n_computed is for the caller to
+  // advance when the step is done.
   std::vector<Slice> schedule();
 
-  // The sequence's next `count` tokens are in the cache: the blocks that they fill are known by their tokens from now
-  // on. Doesn't throw.
-  void advance(Sequence& sequence, int64_t count);
+  // The sequence's full blocks are known by their tokens from now on. For sequences whose logits have come out finite:
+  // a NaN in a later position of a chunk can reach the keys and values of earlier ones (attention multiplies it by 0),
+  // and would fail other requests that begin with the same tokens. Doesn't throw.
+  void register_blocks(Sequence& sequence);
 
   // Completions whose first token is there become sequences of their own: they share the blocks of their prompt while
   // there is room in the batch, and wait to be computed anew otherwise. Doesn't throw.

@@ -19,6 +19,7 @@ struct Sequence {
   int64_t n_prompt = 0;
   int64_t n_computed = 0;  // tokens whose keys and values are in the cache
   std::vector<int32_t> block_table;
+  size_t n_known = 0;  // blocks at the beginning of the table that the pool knows by their tokens
   SamplingParams params;
   Sequences children;  // other completions of this prompt, which begin when it is computed; they have no blocks yet
 
