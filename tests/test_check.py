@@ -7,7 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from jiffy import _core
 from jiffy.check import Report, check, weight_bounds
 from jiffy.check_text import TEXT
 from jiffy.checkpoint import open_checkpoint
+from jiffy.graph import Trace
 from jiffy.reference import Reference, reference_logits, round_bf16, round_int8
 from jiffy.tensor_entry import DTYPES
 
@@ -70,6 +73,25 @@ def test_healthy_models_pass(tmp_path, weights, fuse):
         assert (part.loss == 0) == (weights == "f32"), part
         assert part.worst >= part.error > 0, part
         assert part.error < (1e-5 if weights == "f32" else 0.05), part
+
+
+@pytest.mark.parametrize("weights", ["f32", "i8"])
+@pytest.mark.parametrize("kv_dtype", ["bf16", "int8"])
+def test_rounded_keys_and_values_are_the_engines_error(tmp_path, kv_dtype, weights):
+    tiny.write_hf_llama(tmp_path, **ODD)
+    exact, rounded = (check(load(tmp_path, weights=weights, kv_dtype=kv), IDS) for kv in ("f32", kv_dtype))
+    assert_healthy(rounded)
+    for plain, part in zip(exact.parts[1:3], rounded.parts[1:3], strict=True):
+        assert part.error > plain.error
+
+
+def test_windows(tmp_path):
+    tiny.write_hf_llama(tmp_path, **ODD | {"bias": False}, model_type="mistral", sliding_window=9)
+    model = load(tmp_path, weights="f32")
+    assert_healthy(check(model, IDS))
+    ids = IDS[:25] + IDS[:1] + IDS[26:]
+    changed = np.abs(reference_logits(model._trace, ids) - reference_logits(model._trace, IDS)).max(axis=1) > 0
+    assert np.flatnonzero(changed).tolist() == list(range(25, 25 + 2 * 8 + 1)), "two layers see 8 positions back each"
 
 
 @pytest.mark.parametrize("isa", jiffy.isas())
@@ -143,6 +165,9 @@ def test_overflow_is_bad(tmp_path):
     raw = {tiny.hf_name(name): ("F32", list(value.shape), value.tobytes()) for name, value in weights.items()}
     tiny.write_safetensors(tmp_path / "model.safetensors", raw)
     assert check(load(tmp_path, weights="f32"), IDS).first_bad.name == "layers.1"
+    facts = json.loads(run(str(tmp_path), "--json", "--tokens", "20").stdout, parse_constant=pytest.fail)
+    assert facts["first_bad"] == "layers.1"
+    assert facts["kl_mean"] is None
 
 
 def test_errors_name_what_is_wrong(tmp_path):
@@ -191,6 +216,32 @@ def test_reference_is_transformers(tmp_path):
     assert_close(reference_logits(load(tmp_path, weights="f32")._trace, IDS), expected, 2e-6)
 
 
+def test_reference_of_ops_that_no_llama_has():
+    rng = np.random.default_rng(0)
+    trace, weights = Trace(), []
+    for name, shape in {"table": (40, 24), "up": (30, 24), "down": (24, 30), "head": (40, 24)}.items():
+        weights.append(_core.Weight(name, *shape, "f32"))
+        weights[-1].pack_rows(0, rng.normal(size=shape).astype(np.float32).view(np.uint8), "f32", POOL)
+    table, up, down, head = weights
+    scale, shift = rng.normal(1, 0.3, 24).astype(np.float32), rng.normal(size=24).astype(np.float32)
+    x = trace.layer_norm(trace.embedding(table), scale, shift, 0.1)
+    x = trace.add(x, trace.linear(trace.gelu(trace.linear(x, up)), down))
+    x = trace.add(x, trace.linear(trace.gelu(trace.linear(trace.layer_norm(x, scale, None, 1e-5), up), "tanh"), down))
+    program = trace.build(trace.mark("logits", trace.linear(trace.select(x), head)), 64)
+    engine = _core.Engine(program, POOL, isa="auto", context=64, max_batch=1, prefill_chunk=64)
+    ids = rng.integers(0, 40, 50).tolist()
+    assert_close(engine.logits(ids), reference_logits(trace, ids), 1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [0, 1, 3])
+def test_visible_positions(causal, window):
+    visible = Reference(None, range(6))._visible(SimpleNamespace(causal=causal, window=window))
+    for at, seen in product(range(6), range(6)):
+        expected = (seen <= at or not causal) and (window == 0 or abs(at - seen) < window)
+        assert visible[at, seen] == expected
+
+
 def test_rounding():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 70))
@@ -226,8 +277,8 @@ def test_packing_stays_within_the_bounds(fmt: str, n: int, k: int, scale: float,
     values = ((np.random.default_rng(seed).normal(size=(n, k)) + shift) * scale).astype(np.float32)
     weight = _core.Weight("w", n, k, fmt)
     weight.pack_rows(0, values.view(np.uint8), "f32", POOL)
-    bounds = weight_bounds(values.astype(np.float64), weight.group, fmt, "f32")
-    each = np.repeat(bounds, weight.group, axis=1)[:, :k]
+    bounds = weight_bounds(values.astype(np.float64), weight.activations.group, fmt, "f32")
+    each = np.repeat(bounds, weight.activations.group, axis=1)[:, :k]
     assert (np.abs(weight.unpack() - values.astype(np.float64)) <= each).all()
 
 

@@ -6,15 +6,15 @@ second what the weight format costs. A bad part is one of
 
 - weights that are further from the file than their format's rounding (`weight_bounds`), which for a format that takes
   the file's integers over is not at all;
-- a row of its output that is further from float64 on the same weights than twice what rounding activations to int8, and
-  keys and values as the cache holds them, changes there in float64 itself, plus the rounding of float32 sums.
+- a row of its output that is further from float64 on the same weights than twice what rounding activations to bf16 or
+  int8, and keys and values as the cache holds them, changes there in float64 itself, plus the rounding of float32 sums.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from . import _core
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import ParameterError
+from .foreign_types import packable
 from .graph import Trace
 from .hub import resolve_model
 from .models import architecture
@@ -120,7 +121,7 @@ class _FileMatrix:
     """A matrix as its file has it, in the place of a packed one."""
 
     entry: TensorEntry
-    group: int = 0
+    activations: _core.RowFormat = field(default_factory=_core.RowFormat)  # float32, which nothing rounds
 
     @property
     def name(self) -> str:
@@ -134,8 +135,14 @@ class _FileMatrix:
     def cols(self) -> int:
         return self.entry.shape[1]
 
+    @property
+    def dtype(self) -> str:
+        """The type that packing sees."""
+        return packable(self.entry.read_rows(0, 1), self.entry.dtype, "f32")[1]
+
     def unpack(self) -> np.ndarray:
-        return _core.decode_rows(self.entry.read_rows(0, self.rows), self.entry.dtype, self.cols)
+        rows, dtype = packable(self.entry.read_rows(0, self.rows), self.entry.dtype, "f32")
+        return _core.decode_rows(rows, dtype, self.cols)
 
 
 class _FileWeights(Weights):
@@ -256,13 +263,13 @@ def _compare_weights(
 
 
 def _worst_fault(name: str, got: np.ndarray, expected: np.ndarray, packed: object, true: object) -> WeightFault:
-    group = getattr(packed, "group", 0) or 32
+    group = _columns_at_a_time(packed)
     worst = WeightFault(name, 0, (0, 0), 0.0, 0.0)
     for begin in range(0, len(got), _ROWS):
         values = expected[begin : begin + _ROWS].astype(np.float64)
         error = _by_group(np.abs(got[begin : begin + _ROWS] - values), group).max(axis=-1)
         bound = (
-            weight_bounds(values, group, packed.format, true.entry.dtype) if hasattr(packed, "format") else 0 * error
+            weight_bounds(values, group, packed.format, true.dtype) if isinstance(packed, _core.Weight) else 0 * error
         )
         over = np.where(error > 0, error / np.maximum(bound, 1e-300), 0)
         row, at = np.unravel_index(np.argmax(over), over.shape)
@@ -270,6 +277,12 @@ def _worst_fault(name: str, got: np.ndarray, expected: np.ndarray, packed: objec
             columns = (int(at) * group, min((int(at) + 1) * group, got.shape[1]) - 1)
             worst = WeightFault(name, begin + int(row), columns, float(error[row, at]), float(bound[row, at]))
     return worst
+
+
+def _columns_at_a_time(packed: object) -> int:
+    """Those that share a scale, or 32 where there is none."""
+    integers = isinstance(packed, _core.Weight) and packed.activations.bits == 8
+    return packed.activations.group if integers else 32
 
 
 def weight_bounds(values: np.ndarray, group: int, weight_format: str, source: str) -> np.ndarray:

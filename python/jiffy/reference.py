@@ -6,6 +6,7 @@ One sequence from position 0 on, every row of which is an output; `select` there
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class Reference:
     """A run of a trace's instructions, as they were traced: `run` adds their outputs to `values`.
 
     read: gives a parameter as float32. rounded: values are rounded where the engine stores fewer bits (activations in
-    int8 groups; keys and values as `kv_dtype` says), all arithmetic stays exact. Otherwise nothing is rounded.
+    bf16 or int8 groups; keys and values as `kv_dtype` says), all arithmetic stays exact. Otherwise nothing is rounded.
     """
 
     trace: Trace
@@ -67,8 +68,18 @@ class Reference:
     def _rms_norm(self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + at.attributes.eps) * weight
 
+    def _layer_norm(
+        self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+    ) -> np.ndarray:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        y = centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + at.attributes.eps) * weight
+        return y if bias is None else y + bias
+
     def _quantize(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
-        return round_int8(x, self.trace.values[at.outputs[0]].group) if self.rounded else x
+        if not self.rounded:
+            return x
+        row_format = self.trace.values[at.outputs[0]].format
+        return round_bf16(x) if row_format.bits == 16 else round_int8(x, row_format.group)
 
     def _matmul(self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         y = np.empty((*x.shape[:-1], len(weight)))
@@ -91,7 +102,7 @@ class Reference:
         keys, values = self._kv[a.layer]
         queries = _heads(q, a.n_heads)
         out = np.empty_like(queries)
-        visible = np.tri(len(self.token_ids), dtype=bool)
+        visible = self._visible(a)
         for head in range(a.n_heads):
             kv_head = head * a.n_kv_heads // a.n_heads
             scores = a.scale * queries[..., head, :, :] @ keys[..., kv_head, :, :].swapaxes(-1, -2)
@@ -100,11 +111,22 @@ class Reference:
             out[..., head, :, :] = weights / weights.sum(axis=-1, keepdims=True) @ values[..., kv_head, :, :]
         return _rows(out)
 
+    def _visible(self, a: _core.Attributes) -> np.ndarray:
+        """[n_tokens, n_tokens]: whether a row's token sees a column's."""
+        behind = np.subtract.outer(np.arange(len(self.token_ids)), np.arange(len(self.token_ids)))
+        seen = behind >= 0 if a.causal else np.full(behind.shape, True)
+        return seen & (np.abs(behind) < a.window) if a.window else seen
+
     def _add(self, at: _core.Instruction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a + b
 
     def _silu_mul(self, at: _core.Instruction, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         return gate / (1 + np.exp(-gate)) * up
+
+    def _gelu(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
+        if at.attributes.tanh:
+            return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
     def _select(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
         return x

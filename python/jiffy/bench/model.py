@@ -179,7 +179,7 @@ class _Runner:
 
     def _add(self, n_tokens: int, max_tokens: int) -> int:
         options = {"max_tokens": max_tokens, **_SAMPLING, "ignore_eos": True, "stop_ids": []}
-        return self._engine.add(self._prompt(n_tokens), **options)
+        return self._engine.add(self._prompt(n_tokens), **options)[0]
 
     def _prompt(self, n_tokens: int) -> list[int]:
         """Random tokens, so that no two prompts share a prefix that a cache could hold."""
@@ -199,8 +199,8 @@ class _Limits:
         return cls(mean("best_bandwidth"), {kind: mean(kind) for kind in ("int8", "bf16", "f32")})
 
     def seconds(self, at: _core.InstructionProfile) -> float:
-        """The least that an instruction can take."""
-        return max(at.bytes / self.bandwidth, at.operations / (self.peaks[at.arithmetic.name] or np.inf))
+        """The least that an instruction can take; float32 does what a CPU has no other instructions for."""
+        return max(at.bytes / self.bandwidth, at.operations / (self.peaks[at.arithmetic.name] or self.peaks["f32"]))
 
 
 def _decoded(n_sequences: int, steps: int) -> int:

@@ -25,7 +25,7 @@ for command in (generate, chat, info, models, check):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
-for command in (limits, kernels):
+for command in (limits, kernels, model):
     bench.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, ModelArgument, ThreadsOption, WeightsOption, print_table, progress
+from .options import JsonOption, KvOption, ModelArgument, ThreadsOption, WeightsOption, print_table, progress
 
 if TYPE_CHECKING:
     from ..bench.model import Figure, Result
@@ -22,7 +22,7 @@ def model(
     decode: Annotated[Counts, typer.Option(help="Contexts, alone.", min=0, show_default="0 512 2048")] = None,
     batch: Annotated[Counts, typer.Option(help="Sequences at once.", min=1, show_default="8 32")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs.")] = False,
-    kv: Annotated[str, typer.Option(help="Type of keys and values.")] = "auto",
+    kv: KvOption = "f32",
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,

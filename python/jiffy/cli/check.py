@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, ModelArgument, ThreadsOption, WeightsOption, print_table, progress
+from .options import JsonOption, KvOption, ModelArgument, ThreadsOption, WeightsOption, print_table, progress
 
 if TYPE_CHECKING:
     from ..check import Report
@@ -23,7 +24,7 @@ def check(
         str | None, typer.Option(help="Another file or folder that holds the true weights.", show_default="the model")
     ] = None,
     head: Annotated[str | None, typer.Option(help="Format of the vocabulary matrix.", show_default="weights")] = None,
-    kv: Annotated[str, typer.Option(help="Type of keys and values.")] = "auto",
+    kv: KvOption = "f32",
     isa: Annotated[str | None, typer.Option(help="Instruction set.", show_default="the fastest")] = None,
     fuse: Annotated[bool, typer.Option(help="Fuse instructions.")] = True,
     as_json: JsonOption = False,
@@ -43,7 +44,7 @@ def check(
         report = run_check(loaded, ids, against, show)
     if as_json:
         bad = report.first_bad
-        print(json.dumps(dataclasses.asdict(report) | {"first_bad": bad and bad.name}))
+        print(json.dumps(_without_nan(dataclasses.asdict(report)) | {"first_bad": bad and bad.name}, allow_nan=False))
     else:
         _print(report)
     if report.first_bad is not None:
@@ -60,6 +61,15 @@ def _read(path: Path | None) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(str(path), expected="a text in UTF-8", found=str(error)) from None
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no name for what an overflow leaves: null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print(report: Report) -> None:
