@@ -91,10 +91,10 @@ class Model:
         with progress_bar(total, loading.progress) as report:
             self._packing = Packing(pool, loading.weights, loading.head, report)
             announce_conversions(checkpoint.tensors.values(), self._packing.format_of)
-            trace = Trace()
+            self._trace = Trace()
             weights = Weights(checkpoint.tensors, self._packing)
-            logits = architecture(self.config.model_type)(trace, self.config, weights, loading.context)
-        program = trace.build(logits, loading.context)
+            logits = architecture(self.config.model_type)(self._trace, self.config, weights, loading.context)
+        program = self._trace.build(logits, loading.context)
         self._engine = _core.Engine(
             program.fused() if loading.fuse else program,
             pool,
