@@ -56,6 +56,14 @@ def test_info_tells_formats_and_sizes(tiny_path: str):
     assert "packed bytes" in jiffy("info", tiny_path).stdout
 
 
+def test_models_are_listed_with_their_places(smollm2_path: Path):
+    listed = {model["name"]: model for model in json.loads(jiffy("models", "--json").stdout)}
+    assert listed["smollm2-135m"]["path"] == str(smollm2_path)
+    assert listed["qwen2.5-0.5b"]["source"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    table = jiffy("models").stdout
+    assert all(name in table for name in listed if "/" not in name)
+
+
 def test_limits_prints_every_thread_count():
     rows = json.loads(jiffy("bench", "limits", "--megabytes", "16", "--threads", "1", "--json").stdout)
     assert rows[0]["n_threads"] == 1

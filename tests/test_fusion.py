@@ -63,7 +63,7 @@ def fused_ops(path, weights: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize("isa", jiffy.isas())
-@pytest.mark.parametrize("weights", ["f32", "i4", "i4g64a", "i8", "i8g32a"])
+@pytest.mark.parametrize("weights", ["f32", "bf16", "i4", "i4g64a", "i8", "i8g32a"])
 def test_same_bits(tmp_path, weights, isa):
     tiny.write_hf_llama(tmp_path, **ODD)
     options = {"weights": weights, "isa": isa, "context": CONTEXT, "prefill_chunk": 37}
@@ -71,9 +71,11 @@ def test_same_bits(tmp_path, weights, isa):
     assert_same(got, expected)
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "q4_0", "q4_1", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"])
 @pytest.mark.parametrize(
-    "options", [{}, {"weights": "i4", "head": "i8"}, {"head": "i4g128"}], ids=["file", "i4_i8", "head"]
+    "options",
+    [{}, {"weights": "i4", "head": "i8"}, {"head": "i4g128"}, {"weights": "i4", "head": "bf16"}],
+    ids=["file", "i4_i8", "head", "i4_bf16"],
 )
 def test_same_bits_of_mixed_gguf(tmp_path, dtype, options):
     """The down projection's rows are no multiple of 32, so that it is float16 in the file beside quantised matrices."""
@@ -100,7 +102,7 @@ def test_same_bits_of_smollm2(smollm2_path):
     assert_same(got, expected)
 
 
-@pytest.mark.parametrize("weights", ["i4", "i8"])
+@pytest.mark.parametrize("weights", ["i4", "i8", "bf16"])
 def test_ops_of_quantised_weights(tmp_path, weights):
     tiny.write_hf_llama(tmp_path, **ODD, n_layers=3)
     assert fused_ops(tmp_path, weights) == ["embedding", *QUANTISED_LAYER * 3, *QUANTISED_END]
@@ -127,6 +129,9 @@ MIXTURES = {
     "gate": {"gate_proj": "i4a"},
     "up": {"up_proj": "i8"},
     "up_float": {"up_proj": "f32"},
+    "k_bf16": {"k_proj": "bf16"},
+    "mlp_bf16": {"mlp": "bf16"},
+    "head_bf16": {"embed_tokens": "bf16"},
     "layer": {"layers.1.": "i8a"},
     "head": {"embed_tokens": "i4g128"},
 }
@@ -162,7 +167,7 @@ def float_logits(folder, weights: dict[str, np.ndarray], trace: Trace) -> np.nda
 
 @pytest.mark.parametrize("isa", jiffy.isas())
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "biases"])
-@pytest.mark.parametrize("weights", ["f32", "i4", "i8a"])
+@pytest.mark.parametrize("weights", ["f32", "bf16", "i4", "i8a"])
 def test_pairs_are_only_a_layout(tmp_path, weights, bias, isa):
     """Gate and up interleaved in memory or apart, fused or not: the same bits."""
     tiny.write_hf_llama(tmp_path, **ODD, bias=bias)

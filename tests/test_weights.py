@@ -19,7 +19,7 @@ def packed(w: np.ndarray, fmt: str, **options) -> _core.Weight:
     return weight
 
 
-@pytest.mark.parametrize("fmt", [f for f in _core.format_names() if f != "f32"])
+@pytest.mark.parametrize("fmt", [f for f in _core.format_names() if f.startswith("i")])
 @pytest.mark.parametrize("scale", [1e-9, 1e7])
 def test_scales_that_float16_cannot_hold_become_float32(tmp_path, fmt: str, scale: float):
     rng = np.random.default_rng(1)
@@ -36,6 +36,17 @@ def test_float16_scales_would_have_lost_such_weights():
     w = np.full((16, 32), 1e-9, np.float32)
     assert (packed(w, "i4").unpack() == 0).all()
     assert np.allclose(packed(w, "i4", f32_scales=True).unpack(), w, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weight", "rows"), [("f32", "f32"), ("bf16", "bf16"), ("i4g64a", "q8(64)"), ("i8", "q8(128)")]
+)
+def test_activations_of_each_format(weight: str, rows: str):
+    activations = _core.Weight("w", 4, 4, weight).activations
+    assert repr(activations) == rows
+    assert activations == _core.Weight("v", 5, 9, weight).activations
+    assert (activations == _core.RowFormat()) == (weight == "f32")
+    assert len({activations, _core.RowFormat(), _core.Weight("v", 1, 1, weight).activations}) == 1 + (weight != "f32")
 
 
 def test_errors_name_what_is_wrong():

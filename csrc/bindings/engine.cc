@@ -3,6 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <numeric>
+
 #include "bindings/bindings.h"
 #include "kernels/cpu/select.h"
 
@@ -35,6 +37,13 @@ py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens) {
   return out;
 }
 
+py::array_t<float> score(Engine& engine, std::vector<int32_t> tokens) {
+  py::array_t<float> out(tokens.empty() ? 0 : static_cast<py::ssize_t>(tokens.size()) - 1);
+  float* data = out.mutable_data();
+  interruptible([&] { engine.score(std::move(tokens), data, python_signal); });
+  return out;
+}
+
 const char* reason_name(const TokenEvent& event) {
   switch (event.reason) {
     case FinishReason::kStop:
@@ -51,22 +60,36 @@ const char* reason_name(const TokenEvent& event) {
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
                                     const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk,
-                                    const std::string& kv_dtype) {
-  const EngineOptions options{
-      .context = context, .max_batch = max_batch, .prefill_chunk = prefill_chunk, .kv_type = parse_kv_type(kv_dtype)};
+                                    const std::string& kv_dtype, bool prefix_cache) {
+  const EngineOptions options{.context = context,
+                              .max_batch = max_batch,
+                              .prefill_chunk = prefill_chunk,
+                              .kv_type = parse_kv_type(kv_dtype),
+                              .prefix_cache = prefix_cache};
   return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options);
 }
 
-int64_t add(Engine& engine, std::vector<int32_t> prompt, int64_t max_tokens, float temperature, int64_t top_k,
-            float top_p, float min_p, uint64_t seed, bool ignore_eos, std::vector<int32_t> stop_ids) {
-  return engine.add(std::move(prompt), {.max_tokens = max_tokens,
-                                        .temperature = temperature,
-                                        .top_k = top_k,
-                                        .top_p = top_p,
-                                        .min_p = min_p,
-                                        .seed = seed,
-                                        .ignore_eos = ignore_eos,
-                                        .stop_ids = std::move(stop_ids)});
+std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n, int64_t max_tokens, float temperature,
+                         int64_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
+                         float frequency_penalty, int64_t logprobs, uint64_t seed, bool ignore_eos,
+                         std::vector<int32_t> stop_ids) {
+  const int64_t first = engine.add(std::move(prompt),
+                                   {.max_tokens = max_tokens,
+                                    .temperature = temperature,
+                                    .top_k = top_k,
+                                    .top_p = top_p,
+                                    .min_p = min_p,
+                                    .repetition_penalty = repetition_penalty,
+                                    .presence_penalty = presence_penalty,
+                                    .frequency_penalty = frequency_penalty,
+                                    .logprobs = logprobs,
+                                    .seed = seed,
+                                    .ignore_eos = ignore_eos,
+                                    .stop_ids = std::move(stop_ids)},
+                                   n);
+  std::vector<int64_t> numbers(static_cast<size_t>(n));
+  std::iota(numbers.begin(), numbers.end(), first);
+  return numbers;
 }
 
 }  // namespace
@@ -75,6 +98,8 @@ void bind_engine(py::module_& m) {
   py::class_<TokenEvent>(m, "TokenEvent")
       .def_readonly("request", &TokenEvent::request)
       .def_readonly("token", &TokenEvent::token)
+      .def_readonly("logprob", &TokenEvent::logprob)
+      .def_readonly("top_logprobs", &TokenEvent::top_logprobs)
       .def_property_readonly("finished", [](const TokenEvent& e) { return e.reason != FinishReason::kNone; })
       .def_property_readonly("reason", &reason_name)
       .def_property_readonly("error",
@@ -83,19 +108,25 @@ void bind_engine(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> without_gil;
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
-           py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("kv_dtype") = "f32")
-      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("max_tokens"), py::arg("temperature"),
-           py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("seed"), py::arg("ignore_eos"),
-           py::arg("stop_ids"), without_gil)
+           py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("kv_dtype") = "f32",
+           py::arg("prefix_cache") = true)
+      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("n") = 1, py::arg("max_tokens"),
+           py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
+           py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
+           py::arg("frequency_penalty") = 0.0f, py::arg("logprobs") = -1, py::arg("seed"), py::arg("ignore_eos"),
+           py::arg("stop_ids"), without_gil, "The numbers of n requests, completions of one prompt.")
       .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
       .def("logits", &logits, py::arg("token_ids"), "float32 [n_tokens, vocab_size]")
+      .def("score", &score, py::arg("token_ids"),
+           "float32 [n_tokens - 1]: the log probability of each token after the first, given those before.")
       .def("idle", &Engine::idle, without_gil)
       .def_property_readonly("isa", &Engine::isa)
       .def_property_readonly("kv_dtype", [](const Engine& engine) { return kv_type_name(engine.kv_type()); })
       .def_property_readonly("kv_bytes", &Engine::kv_bytes)
       .def_property_readonly("n_blocks", &Engine::n_blocks)
-      .def_property_readonly("n_free_blocks", &Engine::n_free_blocks);
+      .def_property_readonly("n_free_blocks", &Engine::n_free_blocks)
+      .def_property_readonly("n_cached_tokens", &Engine::n_cached_tokens);
 }
 
 }  // namespace jiffy

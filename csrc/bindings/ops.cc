@@ -32,10 +32,11 @@ struct QuantizedRows {
     if (rows < 1 || rows > INT32_MAX) {
       fail(ErrorKind::kParameter, "rows", "1 to 2147483647", std::to_string(rows));
     }
-    if (!m.format.quantized()) {
+    const RowFormat format = activation_format(m.format);
+    if (!format.quantized()) {
       fail(ErrorKind::kParameter, weight.name(), "a format that wants quantised rows", m.format.name());
     }
-    const Value type{.width = m.cols, .group = m.format.group};
+    const Value type{.width = m.cols, .format = format};
     memory = Buffer::allocate(static_cast<size_t>(rows * type.row_bytes()), "quantised activations");
     operand = {memory.data(), type, rows};
   }

@@ -73,8 +73,8 @@ void bind_program(py::module_& m) {
       .value("rms_norm_quantize", OpKind::kRmsNormQuantize);
 
   py::class_<Value>(m, "Value")
-      .def(py::init([](Space space, int64_t width, int64_t group) { return Value{space, width, group}; }),
-           py::arg("space"), py::arg("width"), py::arg("group") = 0);
+      .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
+           py::arg("space"), py::arg("width"), py::arg("format"));
 
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,

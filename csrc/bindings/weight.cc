@@ -1,6 +1,7 @@
 #include "quant/weight.h"
 
 #include <pybind11/numpy.h>
+#include <pybind11/operators.h>
 #include <pybind11/stl.h>
 
 #include "base/error.h"
@@ -49,6 +50,12 @@ void bind_weight(py::module_& m) {
       "natural_format", [](const std::string& type) { return natural_format(parse_source(type, "type")).name(); },
       py::arg("type"), "The format that holds tensors of a file's type without loss.");
 
+  py::class_<RowFormat>(m, "RowFormat", "How rows of activations are stored: f32, bf16, or int8 in groups (q8).")
+      .def(py::init<>())
+      .def(py::self == py::self)
+      .def("__hash__", [](const RowFormat& f) { return py::hash(py::str(f.name())); })
+      .def("__repr__", &RowFormat::name);
+
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A packed matrix [rows, cols].")
       .def(
           py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales) {
@@ -70,7 +77,8 @@ void bind_weight(py::module_& m) {
       .def_property_readonly("name", &Weight::name)
       .def_property_readonly("format", [](const Weight& w) { return w.matrix().format.name(); })
       .def_property_readonly(
-          "group", [](const Weight& w) { return w.matrix().format.quantized() ? w.matrix().format.group : 0; })
+          "activations", [](const Weight& w) { return activation_format(w.matrix().format); },
+          "The RowFormat in which a matmul wants x.")
       .def_property_readonly("rows", [](const Weight& w) { return w.matrix().rows; })
       .def_property_readonly("cols", [](const Weight& w) { return w.matrix().cols; })
       .def_property_readonly("n_bytes", &Weight::bytes)

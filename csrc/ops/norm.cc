@@ -15,7 +15,7 @@ void check_quantized(const Check& c) {
   const Value& q = c.output(0);
   c.is_float(x, q.width);
   c.same_space(x, q);
-  c.that(q.group == 32 || q.group == 64 || q.group == 128, "a group of 32, 64 or 128", std::to_string(q.group));
+  c.that(q.format.quantized(), "bf16 or q8 rows", q.format.name());
 }
 
 void check_norm(const Check& c) {

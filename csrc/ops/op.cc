@@ -25,10 +25,7 @@ static_assert(std::size(kOps) == static_cast<size_t>(OpKind::kRopeKvWrite) + 1);
 
 std::string shape(int64_t rows, int64_t cols) { return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]"; }
 
-std::string describe(const Value& value) {
-  return (value.group == 0 ? "f32" : "q8(" + std::to_string(value.group) + ")") + " rows of " +
-         std::to_string(value.width);
-}
+std::string describe(const Value& value) { return value.format.name() + " rows of " + std::to_string(value.width); }
 
 }  // namespace
 
@@ -47,7 +44,7 @@ void Check::counts(size_t inputs, size_t outputs, size_t parameters) const {
 }
 
 void Check::is_float(const Value& value, int64_t width) const {
-  that(value.group == 0 && value.width == width, describe({.width = width}), describe(value));
+  that(!value.format.quantized() && value.width == width, describe({.width = width}), describe(value));
 }
 
 void Check::is_matrix(size_t i, int64_t cols) const {

@@ -16,13 +16,13 @@ namespace jiffy {
 
 enum class Space : uint8_t { kTokens, kOutputs };  // one row a token of the batch; one row whose logits are asked for
 
-// The type of a value: float rows (group 0), or rows quantised in groups (quant/activations.h).
+// The type of a value: its rows, and how they are stored (quant/activations.h).
 struct Value {
   Space space = Space::kTokens;
   int64_t width = 0;
-  int64_t group = 0;
+  RowFormat format = {};
 
-  int64_t row_bytes() const { return group == 0 ? width * 4 : activation_row_bytes(width, group); }
+  int64_t row_bytes() const { return activation_row_bytes(width, format); }
 };
 
 // What an instruction reads besides values: a packed matrix, or floats [rows, cols] (norm weights, biases, rope
@@ -38,7 +38,7 @@ enum class OpKind : uint8_t {
   kEmbedding,        // -> rows                            parameters: table
   kRmsNorm,          // x -> y                             parameters: weight
   kLayerNorm,        // x -> y                             parameters: weight, bias or -1
-  kQuantize,         // x -> q8
+  kQuantize,         // x -> q8 or bf16
   kMatmul,           // x [, residual] -> y0, y1, ...      parameters: (weight, bias or -1) for each output
   kRope,             // x -> y                             parameters: cosines, sines
   kKvWrite,          // k, v ->
@@ -47,7 +47,7 @@ enum class OpKind : uint8_t {
   kSiluMul,          // gate, up -> y
   kGelu,             // x -> y
   kSelect,           // rows of tokens -> rows of outputs
-  kRmsNormQuantize,  // x -> q8                            parameters: weight             fused: the rest of the list
+  kRmsNormQuantize,  // x -> q8 or bf16                    parameters: weight             fused: the rest of the list
   kGateUp,           // x -> y                             parameters: gate, up
   kRopeKvWrite,      // q, k, v -> rotated q               parameters: cosines, sines
 };
@@ -104,7 +104,7 @@ struct Operand {
   int64_t rows = 0;
 
   float* floats() const { return static_cast<float*>(data); }  // [rows, type.width]
-  ActivationView quantized() const { return activation_view(data, rows, type.width, type.group); }
+  ActivationView quantized() const { return activation_view(data, rows, type.width, type.format); }
 };
 
 // An instruction resolved for one step.

@@ -13,17 +13,27 @@ from .errors import ContextOverflow, Error, ForkError, FormatError, OutOfMemory,
 
 if TYPE_CHECKING:
     from . import ops
-    from .completion import Completion
+    from .completion import Completion, TokenLogprob
     from .llm import Model, load
+    from .requests import Stream
     from .sampling import SamplingParams
+    from .score import Score
 
 __version__ = "0.1.0"
 __all__ = [
     "Completion", "ContextOverflow", "Error", "ForkError", "FormatError", "Model", "OutOfMemory", "ParameterError",
-    "SamplingParams", "Unsupported", "formats", "isas", "load", "ops",
+    "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load", "ops",
 ]  # fmt: skip
 
-_LAZY = {"Completion": "completion", "Model": "llm", "load": "llm", "SamplingParams": "sampling"}
+_LAZY = {
+    "Completion": "completion",
+    "Model": "llm",
+    "SamplingParams": "sampling",
+    "Score": "score",
+    "Stream": "requests",
+    "TokenLogprob": "completion",
+    "load": "llm",
+}
 
 
 def __getattr__(name: str) -> object:

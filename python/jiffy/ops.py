@@ -62,7 +62,7 @@ def matmul(
     x = _rows("x", x, weight.cols)
     y = np.empty((len(x), weight.rows), np.float32)
     work, inputs = [], [x]
-    if weight.group:
+    if weight.activations != _core.RowFormat():
         inputs = [_core.QuantizedRows(len(x), weight)]
         work.append(op_call("quantize", [x], inputs))
     if residual is not None:

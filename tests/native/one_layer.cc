@@ -38,7 +38,7 @@ ProgramSpec one_layer_spec() {
   const int z = t.apply(OpKind::kAdd, {y, down}, {}, kWidth);
   const int scaled = t.apply(OpKind::kLayerNorm, {z}, {scale, shift}, kWidth, {.eps = 1e-5f});
   const int bent = t.apply(OpKind::kGelu, {scaled}, {}, kWidth);
-  const int rows = t.value(kWidth, 0, Space::kOutputs);
+  const int rows = t.value(kWidth, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {bent}, {rows}, {}, {}});
   return t.take(t.matmul(rows, zero_weight(t, kVocab, kWidth, "f32")));
 }

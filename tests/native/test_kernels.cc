@@ -35,13 +35,16 @@ TEST(rms_norm_and_quantize_agree_fused_and_apart) {
         CHECK(std::fabs(y[at] - exact) <= 16 * 0x1p-24 * std::fabs(exact));
       }
     }
-    on_every_isa("rms_norm_quantize", [&](const Kernels& kernels) {
-      const Activations apart(kernels, y, rows, dim, 32);
-      std::vector<uint8_t> memory(apart.memory.size());
-      kernels.rms_norm_quantize({x.data(), w.data(), activation_view(memory.data(), rows, dim, 32), 1e-5f, 0, rows});
-      CHECK(memory == apart.memory);
-      return memory;
-    });
+    for (const RowFormat format : {RowFormat{8, 32}, RowFormat{16, 2}}) {
+      on_every_isa("rms_norm_quantize", [&](const Kernels& kernels) {
+        const Activations apart(kernels, y, rows, dim, format);
+        std::vector<uint8_t> memory(apart.memory.size());
+        const ActivationView view = activation_view(memory.data(), rows, dim, format);
+        kernels.rms_norm_quantize({x.data(), w.data(), view, 1e-5f, 0, rows});
+        CHECK(memory == apart.memory);
+        return memory;
+      });
+    }
   }
 }
 
@@ -153,7 +156,7 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   x[5] = 0.0f;
   std::fill_n(x.begin() + 2 * cols, cols, 0.0f);
   const Kernels& kernels = select_kernels("auto");
-  const Activations q(kernels, x, rows, cols, 64);
+  const Activations q(kernels, x, rows, cols, {8, 64});
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) {
       const double back = q.q(r, c) * q.scale(r, c);
@@ -163,10 +166,26 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   }
   x[static_cast<size_t>(cols + 3)] = NAN;
   on_every_isa("quantize NaN", [&](const Kernels& k) {
-    const Activations bad(k, x, rows, cols, 64);
+    const Activations bad(k, x, rows, cols, {8, 64});
     CHECK(std::isnan(bad.scale(1, 3)));
     CHECK(!std::isnan(bad.scale(0, 3)));
     return std::vector<int8_t>(bad.view.data, bad.view.data + 1);
+  });
+}
+
+TEST(quantize_to_bf16_rounds_to_the_nearest_and_pads_with_zero) {
+  const int64_t cols = 71, rows = 13;
+  std::vector<float> x = normal(static_cast<size_t>(rows * cols), 21);
+  const std::vector<float> special{0x1.01p0f, 0x1.03p0f, -0x1.01p0f, 0x1.010002p0f, 0x1.fefffep127f, 0x1.ffp127f,
+                                   -INFINITY, NAN,       -NAN,       0x1p-149f,     0x1.8p-134f,     -0.0f};
+  std::copy(special.begin(), special.end(), x.begin() + 2 * cols + 11);
+  on_every_isa("quantize to bf16", [&](const Kernels& kernels) {
+    const Activations q(kernels, x, rows, cols, {16, 2});
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) CHECK_EQ(q.bf16(r, c), f32_to_bf16(x[static_cast<size_t>(r * cols + c)]));
+      CHECK_EQ(q.bf16(r, cols), 0);
+    }
+    return q.memory;
   });
 }
 

@@ -34,7 +34,7 @@ struct LayerNormArgs {
   int64_t begin, end;  // rows
 };
 
-// out = quantised x (quant/activations.h)
+// out = quantised x, as q8 or bf16 (quant/activations.h)
 struct QuantizeArgs {
   const float* x;  // [rows, out.cols]
   ActivationView out;
@@ -55,7 +55,7 @@ struct RmsNormQuantizeArgs {
 struct MatmulArgs {
   PackedMatrix weight;           // [n, k]
   PackedMatrix up;               // [n, k] in the same format; data == nullptr: none
-  ActivationView x;              // quantised [rows, k], for integer formats
+  ActivationView x;              // quantised [rows, k], as activation_format() of the weights
   const float* x_f32 = nullptr;  // [rows, k], for f32 weights
   int64_t rows = 0;
   float* y = nullptr;  // [rows, y_stride]
@@ -63,6 +63,7 @@ struct MatmulArgs {
   const float* bias = nullptr;      // [n]
   const float* residual = nullptr;  // [rows, y_stride]
   int64_t begin = 0, end = 0;       // slabs of 16 outputs
+  bool native_pairs = false;        // bf16: as Kernels::native_pairs says
 };
 
 // y[i,:] = table[ids[i],:]
@@ -196,6 +197,7 @@ struct PeakProbeArgs {
 // The kernels of one instruction set.
 struct Kernels {
   const char* isa;
+  bool native_pairs;  // the CPU multiplies pairs of bf16 in one instruction, which not every one with this set does
 #define JIFFY_SLOT(name, Args) void (*name)(const Args&);
   JIFFY_KERNELS(JIFFY_SLOT)
 #undef JIFFY_SLOT

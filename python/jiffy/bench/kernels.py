@@ -138,8 +138,9 @@ def _matmul(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
     def prepared(rows: int) -> Prepared:
         x, y = _normal(rows, WIDTH), np.empty((rows, WIDTH), np.float32)
         inputs, kind = [x], "f32"
-        if weights[0].group:
-            inputs, kind = [_core.QuantizedRows(rows, weights[0])], "int8"
+        if weights[0].activations != _core.RowFormat():
+            inputs = [_core.QuantizedRows(rows, weights[0])]
+            kind = "bf16" if fmt == "bf16" else "int8"
             _core.run_all([op_call("quantize", [x], inputs)], _core.ThreadPool(1))
         work = [op_call("matmul", inputs, [y], [weight, None]) for weight in weights]
         return Prepared(work, lambda: [y], weights[0].n_bytes, 2 * rows * WIDTH * WIDTH, kind)
