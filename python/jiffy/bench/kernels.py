@@ -176,19 +176,16 @@ def _kv_write(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
 def _attention(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
     """Decoding: one token of each of `rows` sequences, which attends to CONTEXT positions."""
     shape = {"n_heads": N_HEADS, "n_kv_heads": N_KV_HEADS, "head_dim": HEAD_DIM}
-
-    def cache(rows: int) -> _core.RaggedKv:
-        kv = _core.RaggedKv(fmt, N_KV_HEADS, HEAD_DIM, [CONTEXT] * rows)
-        k, v = (_normal(rows * CONTEXT, N_KV_HEADS * HEAD_DIM) for _ in range(2))
-        call = op_call("kv_write", [k, v], [], kv=kv, counts=[CONTEXT] * rows, **shape)
-        _core.run_all([call], _core.ThreadPool(1))
-        return kv
+    sequence = _normal(CONTEXT, N_KV_HEADS * HEAD_DIM)
 
     def prepared(rows: int) -> Prepared:
         q, y = _normal(rows, WIDTH), np.empty((rows, WIDTH), np.float32)
-        caches = [cache(rows)]
-        while len(caches) * caches[0].n_bytes < n_bytes:
-            caches.append(cache(rows))
+        k, lengths = np.tile(sequence, (rows, 1)), [CONTEXT] * rows
+        caches: list[_core.RaggedKv] = []
+        while not caches or len(caches) * caches[0].n_bytes < n_bytes:
+            caches.append(_core.RaggedKv(fmt, N_KV_HEADS, HEAD_DIM, lengths))
+        writes = [op_call("kv_write", [k, k], [], kv=kv, counts=lengths, **shape) for kv in caches]
+        _core.run_all(writes, _core.ThreadPool(_core.cpu_info().default_threads))
         options = {"counts": [1] * rows, "scale": HEAD_DIM**-0.5, **shape}
         work = [op_call("attention", [q], [y], kv=kv, **options) for kv in caches]
         kind = "int8" if fmt == "int8" else "f32"
