@@ -11,8 +11,7 @@ from pathlib import Path
 from .errors import FormatError, Unsupported, shown
 from .files import read_json
 from .gguf import GGUFFile
-
-MODEL_TYPES = ("llama",)
+from .models import ARCHITECTURES
 
 _MAX_DIM = 1 << 20
 _MAX_VOCAB = 1 << 22
@@ -199,8 +198,8 @@ def _merged(*ids: tuple[int, ...]) -> tuple[int, ...]:
 
 def _model_type(fields: Fields, key: str) -> str:
     model_type = fields.text(key)
-    if model_type not in MODEL_TYPES:
-        expected = f"one of {', '.join(MODEL_TYPES)}"
+    if model_type not in ARCHITECTURES:
+        expected = f"one of {', '.join(ARCHITECTURES)}"
         raise Unsupported(fields.place(key), expected=expected, found=shown(model_type))
     return model_type
 
