@@ -15,5 +15,6 @@ void bind_thread_pool(pybind11::module_& m);
 void bind_weight(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
+void bind_runtime(pybind11::module_& m);
 
 }  // namespace jiffy
