@@ -1,6 +1,6 @@
 """The same bits, whatever computes them: instruction set, threads, chunks of the prompt, companions in the batch.
 
-Quantised weights keep that promise across instruction sets, float32 weights within one. What a batch computes is seen
+Quantised weights keep that promise across instruction sets, float weights within one. What a batch computes is seen
 only through its tokens, so `chaotic_llama` has a head in which the last bits of the hidden state choose the token.
 """
 
@@ -84,11 +84,12 @@ def test_logits_of_other_keys_and_values(odd_llama, kv_dtype):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_logits_of_float_weights(odd_llama, isa):
+@pytest.mark.parametrize("weights", ["f32", "bf16"])
+def test_logits_of_float_weights(odd_llama, weights, isa):
     ids = random_ids(80)
-    expected = load(odd_llama, weights="f32", isa=isa, n_threads=1).logits(ids)
+    expected = load(odd_llama, weights=weights, isa=isa, n_threads=1).logits(ids)
     for n_threads, chunk in product(THREADS, CHUNKS):
-        model = load(odd_llama, weights="f32", isa=isa, n_threads=n_threads, prefill_chunk=chunk)
+        model = load(odd_llama, weights=weights, isa=isa, n_threads=n_threads, prefill_chunk=chunk)
         assert_same(model.logits(ids), expected, f"{n_threads} threads, chunks of {chunk}")
 
 
@@ -121,7 +122,7 @@ def test_one_bit_changes_the_chaotic_tokens(chaotic_llama, tmp_path, weights):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("weights", ["f32", "i4", "i8", "i4g128a"])
+@pytest.mark.parametrize("weights", ["f32", "bf16", "i4", "i8", "i4g128a"])
 def test_companions(chaotic_llama, weights, isa):
     """The same tokens alone and in company, and those that `logits` finds likeliest: decoding has prefill's bits."""
     options = {"weights": weights, "head": "f32", "isa": isa}
@@ -185,7 +186,7 @@ def test_preemption(chaotic_llama, weights):
 def run(engine, prompts: list[list[int]], max_tokens: int) -> tuple[list[list[int]], int]:
     """Steps until all is done. Returns the tokens, and how often a sequence that had begun got none in a step."""
     asked = {"max_tokens": max_tokens, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
-    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[]) for prompt in prompts]
+    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[])[0] for prompt in prompts]
     tokens, begun, n_stalls = {id: [] for id in ids}, set(), 0
     while not engine.idle():
         events = engine.step()

@@ -132,7 +132,6 @@ def test_config_of_both_sources(tmp_path):
         "tied": True,
         "bos_id": tiny.BOS,
         "eos_ids": (tiny.EOS,),
-        "add_bos": False,
         "attention_bias": False,
         "output_bias": False,
         "mlp_bias": False,

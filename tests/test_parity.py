@@ -1,4 +1,5 @@
-"""With float32 weights jiffy computes what transformers computes, up to the rounding of float32 sums."""
+"""With float32 weights jiffy computes what transformers computes, up to the rounding of float32 sums; with bfloat16
+weights, up to the rounding of what they are multiplied with, too."""
 
 from __future__ import annotations
 
@@ -64,6 +65,40 @@ def test_every_instruction_set(tmp_path, isa):
     ids = random_ids(100)
     model = jiffy.load(tmp_path, weights="f32", isa=isa, prefill_chunk=37)
     assert_close(model.logits(ids), reference_logits(reference(tmp_path), ids), SHARE)
+
+
+def round_linear_inputs(model) -> None:
+    """From now on, every matmul of the reference has inputs that are bfloat16 numbers, and sums in float32."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs: inputs[0].bfloat16().float())
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Of the root mean squares."""
+    return float(np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2)))
+
+
+@pytest.mark.parametrize("isa", jiffy.isas())
+@pytest.mark.parametrize("name", ["plain", "heads_6_over_2", "one_head_of_2", "deep", "biases"])
+def test_bf16_weights(tmp_path, name, isa):
+    """A bfloat16 file keeps its weights, and the activations that meet them are rounded.
+
+    Rounding is off by up to 2^-8 for a number between 1 and 2, evenly spread: 2^-8 / sqrt(3) beside numbers of 1.5,
+    0.15 %. Four matmuls of a layer, one behind the other, and the head add up to sqrt(4 n_layers + 1) times that. A
+    reference that rounds at the same places leaves little of it: activations so near the middle between two bfloat16
+    numbers that the rounding of float32 sums decides.
+    """
+    options = SHAPES[name]
+    write(tmp_path, {"dtype": "bf16", **options})
+    model = jiffy.load(tmp_path, isa=isa, prefill_chunk=37)
+    assert list(model.info()["formats"]) == ["bf16"]
+    ids = random_ids(200)
+    got, expected = model.logits(ids), reference(tmp_path)
+    likely = 2**-8 / 3**0.5 / 1.5 * (4 * options.get("n_layers", 2) + 1) ** 0.5
+    assert relative_error(got, reference_logits(expected, ids)) < 1.5 * likely
+    round_linear_inputs(expected)
+    assert relative_error(got, reference_logits(expected, ids)) < 0.5 * likely
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -16,6 +16,7 @@ from gguf.quants import dequantize, quantize
 
 SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 BOS, EOS, PAD = 256, 257, 258
+CONTEXT = 512  # of the models that tests share (conftest.py)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SHARD_INDEX = "model.safetensors.index.json"
 

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, m) {
   jiffy::bind_weight(m);
   jiffy::bind_program(m);
   jiffy::bind_engine(m);
+  jiffy::bind_ops(m);
 }

@@ -1,6 +1,7 @@
 #include "runtime/kv_cache.h"
 
 #include <cstddef>
+#include <cstring>
 #include <limits>
 #include <string>
 
@@ -25,9 +26,16 @@ Buffer allocate(const KvLayout& shape, int64_t positions) {
 
 }  // namespace
 
-KVCache::KVCache(const KvLayout& shape, int64_t positions)
-    : memory_(allocate(shape, positions)), layout_(shape), pool_(n_blocks_for(positions)) {
+KVCache::KVCache(const KvLayout& shape, int64_t positions, bool prefix_cache)
+    : memory_(allocate(shape, positions)),
+      layout_(shape),
+      pool_(n_blocks_for(positions), prefix_cache ? prefix_hash : nullptr) {
   layout_.data = memory_.as<uint8_t>();
+}
+
+void KVCache::copy_block(int32_t from, int32_t to) {
+  const int64_t bytes = layout_.block_bytes();
+  std::memcpy(memory_.as<uint8_t>() + to * bytes, memory_.as<uint8_t>() + from * bytes, static_cast<size_t>(bytes));
 }
 
 }  // namespace jiffy

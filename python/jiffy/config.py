@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from .errors import Unsupported, shown
 from .fields import Fields
 from .files import read_json
 from .gguf import GGUFFile
+from .models import ARCHITECTURES
 from .rope import RopeScaling
 from .rope_config import MAX_CONTEXT, gguf_rope, hf_rope
 
@@ -36,7 +38,7 @@ class Config:
     """A model's shape and special ids.
 
     Every count is positive and bounded, n_kv_heads divides n_heads, head_dim is even, and every id is below vocab_size.
-    tied: the output head is the token embedding. add_bos: the model expects bos_id before the first token.
+    tied: the output head is the token embedding. (Whether a text begins with bos_id is the tokenizer's to say.)
     eos_ids: all ids that end a generation. rope_scaling: how rope's frequencies differ from those of rope_theta.
     windows: for each layer how many positions a token sees, itself and those before it; 0 for all. attention_bias: q, k
     and v have a bias; output_bias: the attention's output projection; mlp_bias: all projections of the MLP.
@@ -58,14 +60,13 @@ class Config:
     tied: bool
     bos_id: int | None
     eos_ids: tuple[int, ...]
-    add_bos: bool
     attention_bias: bool
     output_bias: bool
     mlp_bias: bool
 
     @classmethod
     def from_hf(cls, folder: Path) -> Config:
-        """From config.json, and generation_config.json and tokenizer_config.json where they exist.
+        """From config.json, and generation_config.json where it exists.
 
         Keys as in the configs of transformers (4 and 5), with their defaults. Raises FormatError, Unsupported.
         """
@@ -98,7 +99,6 @@ class Config:
             tied=fields.boolean("tie_word_embeddings", default=False),
             bos_id=next(iter(fields.ids("bos_token_id", vocab_size)), None),
             eos_ids=_merged(fields.ids("eos_token_id", vocab_size), generation.ids("eos_token_id", vocab_size)),
-            add_bos=_optional(folder, "tokenizer_config.json").boolean("add_bos_token", default=False),
             **_hf_biases(fields, model_type),
         )
 
@@ -136,7 +136,6 @@ class Config:
             tied="output.weight" not in file.tensors,
             bos_id=next(iter(tokenizer.ids("bos_token_id", vocab_size)), None),
             eos_ids=_merged(*(tokenizer.ids(f"{kind}_token_id", vocab_size) for kind in ("eos", "eot"))),
-            add_bos=tokenizer.boolean("add_bos_token", default=tokenizer.text("model") == "llama"),
             attention_bias=arch == "qwen2" or "blk.0.attn_q.bias" in file.tensors,
             output_bias="blk.0.attn_output.bias" in file.tensors,
             mlp_bias="blk.0.ffn_up.bias" in file.tensors,
@@ -146,8 +145,8 @@ class Config:
 def _hf_fields(folder: Path) -> Fields:
     """config.json over the defaults of its model type."""
     values = read_json(folder / "config.json")
-    model_type = _one_of(Fields(values, "config.json"), "model_type", tuple(_HF_DEFAULTS))
-    return Fields({**_HF_DEFAULTS[model_type], **values}, "config.json")
+    model_type = _one_of(Fields(values, "config.json"), "model_type", ARCHITECTURES)
+    return Fields({**_HF_DEFAULTS.get(model_type, {}), **values}, "config.json")
 
 
 def _optional(folder: Path, name: str) -> Fields:
@@ -160,7 +159,7 @@ def _merged(*ids: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(one for some in ids for one in some))
 
 
-def _one_of(fields: Fields, key: str, values: tuple[str, ...]) -> str:
+def _one_of(fields: Fields, key: str, values: Iterable[str]) -> str:
     value = fields.text(key)
     if value not in values:
         raise Unsupported(fields.place(key), expected=f"one of {', '.join(values)}", found=shown(value))

@@ -22,6 +22,7 @@ namespace {
 
 std::atomic<int64_t> calls_until_sleep{-1};  // calls of the kernel below; negative: none sleeps
 std::atomic<int64_t> calls{0};
+std::atomic<bool> has_slept{false};
 
 const Kernels& fast_kernels() {
   static const Kernels& kernels = select_kernels("auto");
@@ -34,13 +35,20 @@ const Kernels& slow_kernels() {
     Kernels kernels = fast_kernels();
     kernels.matmul = [](const MatmulArgs& args) {
       ++calls;
-      if (calls_until_sleep-- == 0) std::this_thread::sleep_for(std::chrono::milliseconds(55));
+      if (calls_until_sleep-- == 0) {
+        has_slept = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(55));
+      }
       fast_kernels().matmul(args);
     };
     return kernels;
   }();
   return slow;
 }
+
+// Once for every sleep. A caller that always wants to stop would never get through a step that itself takes 50 ms,
+// as it does under the thread sanitiser.
+bool stop_after_sleep() { return has_slept.exchange(false); }
 
 using Answers = std::map<int64_t, std::vector<int32_t>>;
 
@@ -91,12 +99,13 @@ TEST(steps_interrupted_anywhere_leave_every_sequence_as_it_was) {
   while (!disturbed->idle()) {
     if (rng() % 3 == 0) calls_until_sleep = static_cast<int64_t>(rng() % 150);  // a step makes 30 to 200 calls
     try {
-      for (const TokenEvent& event : disturbed->step([] { return true; })) got[event.request].push_back(event.token);
+      for (const TokenEvent& event : disturbed->step(stop_after_sleep)) got[event.request].push_back(event.token);
     } catch (const Interruption&) {
       ++interruptions;
     }
   }
   calls_until_sleep = -1;
+  has_slept = false;
   CHECK(got == expected);
   CHECK(interruptions > 10);
   CHECK_EQ(disturbed->n_free_blocks(), 64);
@@ -114,13 +123,14 @@ TEST(logits_interrupted_anywhere_leave_the_batch_as_it_was) {
   for (int64_t i = 0; i < 10; ++i) {
     calls_until_sleep = calls_in_all * i / 10;
     try {
-      engine->logits(load.prompts[0], again.data(), [] { return true; });
+      engine->logits(load.prompts[0], again.data(), stop_after_sleep);
       CHECK(i == 9);  // the sleep came too late
     } catch (const Interruption&) {
     }
     CHECK_EQ(engine->n_free_blocks(), 64 - 160 / kBlockSize);
   }
   calls_until_sleep = -1;
+  has_slept = false;
   engine->logits(load.prompts[0], again.data(), {});
   CHECK(again == calm);
 }
@@ -210,7 +220,7 @@ TEST(programs_with_more_logits_than_embeddings_are_refused) {
   check::Trace t(8);
   const auto weight = [&](int64_t rows) { return t.matrix(Weight::create("w", rows, 4, {})); };
   const int x = t.apply(OpKind::kEmbedding, {}, {weight(10)}, 4);
-  const int rows = t.value(4, 0, Space::kOutputs);
+  const int rows = t.value(4, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {x}, {rows}, {}, {}});
   const auto program = std::make_shared<const Program>(t.take(t.matmul(rows, weight(11))));
   const auto pool = std::make_shared<ThreadPool>(1);

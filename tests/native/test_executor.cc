@@ -144,7 +144,7 @@ struct Sums {
     const int left = t.matmul(x, add_matrix(t, a), t.floats("bias", bias.data));
     const int right = t.matmul(twice, add_matrix(t, b));
     const int y = t.apply(OpKind::kAdd, {left, right}, {}, 37);
-    const int rows = t.value(37, 0, Space::kOutputs);
+    const int rows = t.value(37, {}, Space::kOutputs);
     t.instruction({OpKind::kSelect, {y}, {rows}, {}, {}});
     const Program unfused(t.take(t.matmul(rows, add_matrix(t, c))));
     return std::make_shared<const Program>(fused ? fuse(unfused) : unfused.spec());
@@ -214,7 +214,7 @@ struct HardAttention {
     const int query = t.matmul(x, add_matrix(t, q));
     t.instruction({OpKind::kKvWrite, {t.matmul(x, add_matrix(t, k)), t.matmul(x, add_matrix(t, v))}, {}, {}, heads});
     const int y = t.apply(OpKind::kAttention, {query}, {}, width(), heads);
-    const int rows = t.value(width(), 0, Space::kOutputs);
+    const int rows = t.value(width(), {}, Space::kOutputs);
     t.instruction({OpKind::kSelect, {y}, {rows}, {}, {}});
     return std::make_shared<const Program>(t.take(rows));
   }

@@ -1,4 +1,5 @@
 // Formats, sources and packing against the slow oracle.
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -14,7 +15,7 @@ namespace {
 
 TEST(format_names_parse_back) {
   for (const std::string& name : format_names()) CHECK_EQ(parse_format(name, "weights").name(), name);
-  for (const char* bad : {"", "i5", "f32a", "i4g16", "I4", "i4aa"})
+  for (const char* bad : {"", "i5", "f32a", "bf16a", "f16", "i4g16", "I4", "i4aa"})
     CHECK_THROWS(ErrorKind::kParameter, parse_format(bad, "weights"));
 }
 
@@ -39,6 +40,50 @@ TEST(headers_and_codes_never_overlap) {
       }
     }
   }
+}
+
+TEST(rows_outside_of_a_matrix_are_refused) {
+  ThreadPool pool(1);
+  const std::vector<uint8_t> rows(48 * 4);
+  const auto weight = Weight::create("w", 32, 1, {});
+  const auto pack = [&](int64_t begin, int64_t n) { weight->pack_rows(begin, n, rows.data(), SourceType::kF32, pool); };
+  pack(16, 16);
+  for (const int64_t begin : {-16L, 8L, 32L, INT64_MAX / 16 * 16, INT64_MIN}) {
+    CHECK_THROWS(ErrorKind::kParameter, pack(begin, 16));
+  }
+  CHECK_THROWS(ErrorKind::kParameter, pack(0, 48));
+  CHECK_THROWS(ErrorKind::kParameter, pack(0, -1));
+}
+
+TEST(rows_of_any_bytes_are_finite_weights_or_an_error) {
+  ThreadPool pool(2);
+  std::mt19937 rng(5);
+  int n_packed = 0, n_refused = 0;
+  for (const std::string& name : format_names()) {
+    for (const char* type_name : {"f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"}) {
+      const SourceType type = parse_source(type_name, "w");
+      for (int i = 0; i < 24; ++i) {
+        const int64_t n_rows = 1 + static_cast<int64_t>(rng() % 20), cols = 32 * (1 + static_cast<int64_t>(rng() % 5));
+        std::vector<uint8_t> rows(static_cast<size_t>(n_rows * source_row_bytes(type, cols)));
+        const uint32_t most = i % 2 == 0 ? 255 : 0x7a;  // without a set sign or a full exponent they are numbers
+        for (uint8_t& byte : rows) byte = static_cast<uint8_t>(rng() % (most + 1));
+        WeightFormat format = parse_format(name, "w");
+        if (format.quantized() && i % 4 < 2) format.scale = ScaleType::kF32;
+        const auto weight = Weight::create("w", n_rows, cols, format);
+        try {
+          weight->pack_rows(0, n_rows, rows.data(), type, pool);
+        } catch (const Error& error) {
+          CHECK(error.kind == ErrorKind::kFormat);
+          ++n_refused;
+          continue;
+        }
+        ++n_packed;
+        if (format.scale == ScaleType::kF16 && !weight->fits_f16_headers()) continue;  // the loader packs those again
+        for (const float value : reference_unpack(weight->matrix())) CHECK(std::isfinite(value));
+      }
+    }
+  }
+  CHECK(n_packed > 300 && n_refused > 300);
 }
 
 // A random block-quantised row, as bytes of a file.
@@ -69,6 +114,60 @@ TEST(block_sources_are_taken_over_without_loss) {
       for (int64_t c = 0; c < cols; ++c)
         CHECK_EQ(static_cast<float>(reference_weight(weight->matrix(), r, c)), row[static_cast<size_t>(c)]);
     }
+  }
+}
+
+// Every finite bf16, in an odd number of cols.
+TEST(bf16_sources_are_taken_over_bit_for_bit) {
+  ThreadPool pool(2);
+  std::vector<uint16_t> source;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    if ((bits & 0x7f80) != 0x7f80) source.push_back(static_cast<uint16_t>(bits));
+  }
+  const int64_t cols = 255, rows = static_cast<int64_t>(source.size()) / cols;
+  const auto weight = Weight::create("w", rows, cols, natural_format(SourceType::kBF16));
+  CHECK_EQ(weight->matrix().format.name(), std::string("bf16"));
+  weight->pack_rows(0, rows, reinterpret_cast<const uint8_t*>(source.data()), SourceType::kBF16, pool);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      const float got = static_cast<float>(reference_weight(weight->matrix(), r, c));
+      CHECK_EQ(std::bit_cast<uint32_t>(got), uint32_t{source[static_cast<size_t>(r * cols + c)]} << 16);
+    }
+  }
+}
+
+TEST(floats_are_packed_to_the_nearest_bf16) {
+  ThreadPool pool(1);
+  const WeightFormat bf16 = parse_format("bf16", "test");
+  std::mt19937 rng(3);
+  std::vector<float> x;
+  while (x.size() < 64 * 101) {  // of every size, subnormal ones too; each third in the middle between two bf16
+    const uint32_t bits = static_cast<uint32_t>(rng()) & (x.size() % 3 == 0 ? 0xffff8000 : 0xffffffff);
+    const float value = std::bit_cast<float>(x.size() % 3 == 0 ? bits | 0x8000 : bits);
+    if (std::fabs(value) < 0x1.ffp127f) x.push_back(value);
+  }
+  x[5] = 0x1.fefffep127f;  // the last that doesn't become infinite
+  const auto weight = Weight::create("w", 64, 101, bf16);
+  weight->pack_rows(0, 64, reinterpret_cast<const uint8_t*>(x.data()), SourceType::kF32, pool);
+  const std::vector<uint8_t> expected = reference_pack(x.data(), 64, 101, bf16);
+  CHECK(std::memcmp(weight->matrix().data, expected.data(), expected.size()) == 0);
+  CHECK_EQ(static_cast<float>(reference_weight(weight->matrix(), 0, 5)), 0x1.fep127f);
+}
+
+TEST(weights_that_overflow_bf16_name_the_tensor_and_the_row) {
+  ThreadPool pool(1);
+  std::vector<float> x(static_cast<size_t>(20 * 40), 1.0f);
+  x[static_cast<size_t>(17 * 40 + 3)] = -0x1.ffp127f;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(x.data());
+  Weight::create("w", 20, 40, {})->pack_rows(0, 20, bytes, SourceType::kF32, pool);
+  const auto weight = Weight::create("layers.0.w", 20, 40, {.bits = 16, .group = 2});
+  try {
+    weight->pack_rows(0, 20, bytes, SourceType::kF32, pool);
+    CHECK(false);
+  } catch (const Error& e) {
+    CHECK(e.kind == ErrorKind::kFormat);
+    CHECK_EQ(e.where, std::string("layers.0.w"));
+    CHECK_EQ(e.found, std::string("NaN or infinity as bf16 in row 17"));
   }
 }
 
@@ -114,9 +213,10 @@ TEST(quantised_weights_are_within_half_a_step) {
           most = std::max(most, std::fabs(static_cast<double>(x[static_cast<size_t>(r * 256 + i)])));
         // Half a step, and f16 rounding of header values that are at most 2^7 steps; symmetric i4 clips at 7/8 of one
         // side.
-        const double steps = format.bits == 8   ? 127.0
-                             : format.bits == 4 ? (format.offset == Offset::kNone ? 8.0 : 7.5)
-                                                : 1e30;
+        const double steps = format.bits == 32   ? 1e30
+                             : format.bits == 16 ? 128.0
+                             : format.bits == 8  ? 127.0
+                                                 : (format.offset == Offset::kNone ? 8.0 : 7.5);
         const double clipped = format.bits == 4 && format.offset == Offset::kNone ? 1.0 : 0.5;
         const double bound = most / steps * clipped + most * 0x1p-10;
         CHECK(std::fabs(reference_weight(weight->matrix(), r, c) - x[static_cast<size_t>(r * 256 + c)]) <= bound);

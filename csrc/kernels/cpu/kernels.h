@@ -23,7 +23,18 @@ struct RmsNormArgs {
   int64_t begin, end;  // rows
 };
 
-// out = quantised x (quant/activations.h)
+// y[r,:] = (x[r,:] - mean) / sqrt(variance + eps) * w (+ b), mean and variance of x[r,:]
+struct LayerNormArgs {
+  const float* x;       // [rows, dim]
+  const float* weight;  // [dim]
+  const float* bias;    // [dim] or nullptr
+  float* y;             // [rows, dim]
+  int64_t dim;
+  float eps;
+  int64_t begin, end;  // rows
+};
+
+// out = quantised x, as q8 or bf16 (quant/activations.h)
 struct QuantizeArgs {
   const float* x;  // [rows, out.cols]
   ActivationView out;
@@ -44,7 +55,7 @@ struct RmsNormQuantizeArgs {
 struct MatmulArgs {
   PackedMatrix weight;           // [n, k]
   PackedMatrix up;               // [n, k] in the same format; data == nullptr: none
-  ActivationView x;              // quantised [rows, k], for integer formats
+  ActivationView x;              // quantised [rows, k], as activation_format() of the weights
   const float* x_f32 = nullptr;  // [rows, k], for f32 weights
   int64_t rows = 0;
   float* y = nullptr;  // [rows, y_stride]
@@ -52,6 +63,7 @@ struct MatmulArgs {
   const float* bias = nullptr;      // [n]
   const float* residual = nullptr;  // [rows, y_stride]
   int64_t begin = 0, end = 0;       // slabs of 16 outputs
+  bool native_pairs = false;        // bf16: as Kernels::native_pairs says
 };
 
 // y[i,:] = table[ids[i],:]
@@ -87,6 +99,15 @@ struct SiluMulArgs {
   const float* gate;
   const float* up;
   float* y;
+  int64_t begin, end;  // elements
+};
+
+// y = x Phi(x), Phi the distribution function of the standard normal; or its approximation
+// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))    (Hendrycks and Gimpel 2016)
+struct GeluArgs {
+  const float* x;
+  float* y;
+  bool tanh;
   int64_t begin, end;  // elements
 };
 
@@ -157,6 +178,7 @@ struct PeakProbeArgs {
 
 #define JIFFY_KERNELS(X)                    \
   X(rms_norm, RmsNormArgs)                  \
+  X(layer_norm, LayerNormArgs)              \
   X(quantize, QuantizeArgs)                 \
   X(rms_norm_quantize, RmsNormQuantizeArgs) \
   X(matmul, MatmulArgs)                     \
@@ -164,6 +186,7 @@ struct PeakProbeArgs {
   X(rope, RopeArgs)                         \
   X(add, AddArgs)                           \
   X(silu_mul, SiluMulArgs)                  \
+  X(gelu, GeluArgs)                         \
   X(kv_write, KvWriteArgs)                  \
   X(attention, AttentionArgs)               \
   X(argmax, ArgmaxArgs)                     \
@@ -174,6 +197,7 @@ struct PeakProbeArgs {
 // The kernels of one instruction set.
 struct Kernels {
   const char* isa;
+  bool native_pairs;  // the CPU multiplies pairs of bf16 in one instruction, which not every one with this set does
 #define JIFFY_SLOT(name, Args) void (*name)(const Args&);
   JIFFY_KERNELS(JIFFY_SLOT)
 #undef JIFFY_SLOT

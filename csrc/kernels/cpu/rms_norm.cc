@@ -6,17 +6,12 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-// 1 / sqrt(mean(x^2) + eps). Four chains of lanes hide the FMA latency; their order of addition is the same on every
-// set.
 float inverse_rms(const float* x, int64_t dim, float eps) {
-  Floats chain[4] = {zeros(), zeros(), zeros(), zeros()};
-  for (int64_t i = 0, c = 0; i < dim; i += kLanes, c = (c + 1) % 4) {
-    const Floats v = load_first(x + i, static_cast<int>(smaller(kLanes, dim - i)));
-    chain[c] = fma(v, v, chain[c]);
-  }
-  const float squares = sum(add(add(chain[0], chain[1]), add(chain[2], chain[3])));
-  if (!(squares < __builtin_inff())) return __builtin_nanf("");  // 1 / inf would turn an overflow into zeros
-  return 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps);
+  const float squares = sum_row(dim, [=](Floats chain, int64_t i, int n) {
+    const Floats v = load_first(x + i, n);
+    return fma(v, v, chain);
+  });
+  return inverse_root_of_mean(squares, dim, eps);
 }
 
 struct Plain {
@@ -32,13 +27,35 @@ struct Normalised {
   }
 };
 
-// Quantises one row whose values come from `value(col, lanes)` into its place within its tile.
-template <class Value>
-void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
+struct TileOfRow {
+  int64_t first, rows;
+};
+TileOfRow tile_of(const ActivationView& out, int64_t row) {
   int64_t tile = row * n_row_tiles(out.rows) / out.rows;
   while (row_tile_begin(out.rows, tile + 1) <= row) ++tile;
-  const int64_t first = row_tile_begin(out.rows, tile), tile_rows = row_tile_begin(out.rows, tile + 1) - first;
-  int8_t* data = out.data + first * out.padded() + (row - first) * 4;
+  const int64_t first = row_tile_begin(out.rows, tile);
+  return {first, row_tile_begin(out.rows, tile + 1) - first};
+}
+
+// Rounds one row whose values come from `value(col, lanes)` to bf16.
+template <class Value>
+void round_row(const Value& value, const ActivationView& out, int64_t row) {
+  const auto [first, tile_rows] = tile_of(out, row);
+  int8_t* data = out.data + first * out.row_bytes() + (row - first) * 4;
+  for (int64_t i = 0; i < out.cols; i += kLanes) {
+    uint16_t rounded[kLanes];
+    store_bf16(rounded, value(i, static_cast<int>(smaller(kLanes, out.cols - i))));
+    const int64_t pairs = smaller(kLanes / 2, (out.padded() - i) / 2);
+    for (int64_t j = 0; j < pairs; ++j) __builtin_memcpy(data + (i / 2 + j) * tile_rows * 4, rounded + 2 * j, 4);
+  }
+}
+
+// Quantises one row whose values come from `value(col, lanes)` in groups.
+template <class Value>
+void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
+  if (out.bits == 16) return round_row(value, out, row);
+  const auto [first, tile_rows] = tile_of(out, row);
+  int8_t* data = out.data + first * out.row_bytes() + (row - first) * 4;
   const int64_t groups = out.groups();
   for (int64_t g = 0; g < groups; ++g) {
     Ints magnitudes = splat(int32_t{0});
