@@ -66,7 +66,7 @@ def _dynamic(rope: Fields, head_dim: int, context_length: int) -> RopeScaling:
 
 
 def _llama3(rope: Fields, head_dim: int, context_length: int) -> RopeScaling:
-    low = rope.number("low_freq_factor", 0.0, _HIGH)
+    low = rope.number("low_freq_factor", _LOW, _HIGH)
     return Llama3Scaling(
         factor=rope.number("factor", _LOW, _HIGH),
         low_freq_factor=low,
