@@ -84,9 +84,10 @@ TEST(slots_hold_the_larger_of_tokens_and_outputs_in_whole_lines) {
   CHECK_EQ(slot.bytes(0, 0), 0);
 }
 
-TEST(a_layer_is_fused_to_ten_instructions) {
-  const std::vector<std::string> expected{"embedding", "rms_norm_quantize", "matmul", "rope_kv_write", "attention",
-                                          "matmul",    "gate_up",           "matmul", "select",        "matmul"};
+TEST(a_layer_is_fused_to_twelve_instructions) {
+  const std::vector<std::string> expected{
+      "embedding", "rms_norm_quantize", "matmul", "rope_kv_write", "attention", "matmul", "gate_up",
+      "matmul",    "layer_norm",        "gelu",   "select",        "matmul"};
   ProgramSpec fused = one_layer_fused_spec();
   CHECK(op_names(fused) == expected);
   const Instruction& qkv = fused.instructions[2];
