@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import _core
     from .graph import Trace
 
+_TILE = 64  # positions whose probabilities share a scale in int8 attention
 _PIECE = 1 << 22  # weights that are float64 at a time
 
 
@@ -101,6 +102,9 @@ class Reference:
         a = at.attributes
         keys, values = self._kv[a.layer]
         queries = _heads(q, a.n_heads)
+        integers = self.rounded and self.kv_dtype == "int8"  # then queries and probabilities are rounded, too
+        if integers:
+            queries = round_int8(queries, a.head_dim)
         out = np.empty_like(queries)
         visible = self._visible(a)
         for head in range(a.n_heads):
@@ -108,7 +112,10 @@ class Reference:
             scores = a.scale * queries[..., head, :, :] @ keys[..., kv_head, :, :].swapaxes(-1, -2)
             scores = np.where(visible, scores, -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            out[..., head, :, :] = weights / weights.sum(axis=-1, keepdims=True) @ values[..., kv_head, :, :]
+            total = weights.sum(axis=-1, keepdims=True)
+            if integers:
+                weights = round_int8(weights, _TILE)
+            out[..., head, :, :] = weights / total @ values[..., kv_head, :, :]
         return _rows(out)
 
     def _visible(self, a: _core.Attributes) -> np.ndarray:

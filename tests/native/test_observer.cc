@@ -176,7 +176,7 @@ TEST(work_of_a_matmul_is_its_weights_and_two_operations_for_each_of_them_and_row
   check::Trace t(kContext);
   auto table = Weight::create("table", 16, 64, {}), head = Weight::create("head", 16, 64, {.bits = 4, .group = 32});
   const int x = t.apply(OpKind::kEmbedding, {}, {t.matrix(table)}, 64);
-  const int rows = t.value(64, 0, Space::kOutputs);
+  const int rows = t.value(64, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {x}, {rows}, {}, {}});
   const auto program = std::make_shared<const Program>(t.take(t.matmul(rows, t.matrix(head))));
   ThreadPool pool(1);
