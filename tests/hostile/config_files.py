@@ -41,7 +41,6 @@ CONFIGS = [
     Case("config-digits", _text(b'{"hidden_size": 1' + b"0" * 1_000_000 + b"}"), "expected numbers within 64 bits"),
     Case("generation-list", _text(b"[]", "generation_config.json"), "generation_config.json: expected a JSON object"),
     Case("generation-eos", _text(b'{"eos_token_id": [2, 259]}', "generation_config.json"), "below vocab_size 259"),
-    Case("tokenizer-config", _text(b'{"add_bos_token": 1}', "tokenizer_config.json"), "add_bos_token: expected true"),
     _changed(
         "type-unknown", 'config.json model_type: expected one of llama, mistral, qwen2, found "x"', model_type="x"
     ),
@@ -87,6 +86,11 @@ CONFIGS = [
     _changed("window-of-llama", "config.json sliding_window: expected nothing, found 128", sliding_window=128),
     _changed("quantised", "config.json quantization_config: expected nothing", quantization_config={"bits": 4}),
     _changed("bias-missing", "q_proj.bias: expected [32], found no such tensor", attention_bias=True),
+]
+
+# What the tokenizer reads, so that only a whole load finds it.
+TOKENIZERS = [
+    Case("tokenizer-config", _text(b'{"add_bos_token": 1}', "tokenizer_config.json"), "add_bos_token: expected true"),
 ]
 
 _LLAMA3 = {

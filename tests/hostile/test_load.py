@@ -7,6 +7,7 @@ import jiffy
 import tiny
 
 from .case import config, gguf_file, hf_folder, without
+from .config_files import TOKENIZERS
 from .files import CASES
 from .load_server import LoadServer
 from .weight_files import WEIGHTS
@@ -35,7 +36,7 @@ def _refused(server, good, path, **options) -> dict:
     return reply
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *TOKENIZERS], ids=lambda case: case.name)
 def test_hostile_file(case, server, good, tmp_path):
     reply = _refused(server, good, case.make(tmp_path))
     if case.name != "gguf-missing":  # a path that leads nowhere ends before any file is opened
