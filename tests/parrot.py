@@ -13,6 +13,7 @@ import numpy as np
 import tiny
 from jiffy.checkpoint import open_checkpoint
 
+TEXT = "abé😀cd€ xyz."  # two, three and four bytes in a character
 _DIM = 272  # units for 259 tokens, and a width with padding in none of the formats
 _SURE = 100.0  # the successor's logit is about _SURE * sqrt(_DIM), all others are 0
 
@@ -36,6 +37,11 @@ def write_parrot(folder: Path, text: str, **arguments: object) -> list[int]:
     overwrite(folder, "layers.0.self_attn.o_proj.weight", np.zeros((_DIM, 16)))
     overwrite(folder, "layers.0.mlp.down_proj.weight", np.zeros((_DIM, 16)))
     return ids
+
+
+def after(start: str, n_chars: int) -> str:
+    """What the parrot of TEXT says behind `start`."""
+    return (TEXT * 100).split(start, 1)[1][:n_chars]
 
 
 def overwrite(model: Path, name: str, values: np.ndarray) -> None:

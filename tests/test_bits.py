@@ -1,11 +1,12 @@
 """The same bits, whatever computes them: instruction set, threads, chunks of the prompt, companions in the batch.
 
-Quantised weights keep that promise across instruction sets, float32 weights within one. What a batch computes is seen
+Quantised weights keep that promise across instruction sets, float weights within one. What a batch computes is seen
 only through its tokens, so `chaotic_llama` has a head in which the last bits of the hidden state choose the token.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -73,12 +74,23 @@ def test_logits_of_quantised_weights(odd_llama, weights):
         assert_same(model.logits(ids), expected, f"{isa}, {n_threads} threads, chunks of {chunk}")
 
 
+@pytest.mark.parametrize("kv_dtype", ("bf16", "int8"))
+def test_logits_of_other_keys_and_values(odd_llama, kv_dtype):
+    """More than a segment of attention. bf16 is widened where it is read: its bits hold over instruction sets, too."""
+    ids, options = random_ids(600), {"weights": "i4", "kv_dtype": kv_dtype, "context": 640}
+    expected = load(odd_llama, isa="scalar", n_threads=1, **options).logits(ids)
+    for isa, (n_threads, chunk) in product(ISAS, zip(THREADS, reversed(CHUNKS), strict=True)):
+        model = load(odd_llama, isa=isa, n_threads=n_threads, prefill_chunk=chunk, **options)
+        assert_same(model.logits(ids), expected, f"{isa}, {n_threads} threads, chunks of {chunk}")
+
+
 @pytest.mark.parametrize("isa", ISAS)
-def test_logits_of_float_weights(odd_llama, isa):
+@pytest.mark.parametrize("weights", ["f32", "bf16"])
+def test_logits_of_float_weights(odd_llama, weights, isa):
     ids = random_ids(80)
-    expected = load(odd_llama, weights="f32", isa=isa, n_threads=1).logits(ids)
+    expected = load(odd_llama, weights=weights, isa=isa, n_threads=1).logits(ids)
     for n_threads, chunk in product(THREADS, CHUNKS):
-        model = load(odd_llama, weights="f32", isa=isa, n_threads=n_threads, prefill_chunk=chunk)
+        model = load(odd_llama, weights=weights, isa=isa, n_threads=n_threads, prefill_chunk=chunk)
         assert_same(model.logits(ids), expected, f"{n_threads} threads, chunks of {chunk}")
 
 
@@ -111,7 +123,7 @@ def test_one_bit_changes_the_chaotic_tokens(chaotic_llama, tmp_path, weights):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("weights", ["f32", "i4", "i8", "i4g128a"])
+@pytest.mark.parametrize("weights", ["f32", "bf16", "i4", "i8", "i4g128a"])
 def test_companions(chaotic_llama, weights, isa):
     """The same tokens alone and in company, and those that `logits` finds likeliest: decoding has prefill's bits."""
     options = {"weights": weights, "head": "f32", "isa": isa}
@@ -175,7 +187,7 @@ def test_preemption(chaotic_llama, weights):
 def run(engine, prompts: list[list[int]], max_tokens: int) -> tuple[list[list[int]], int]:
     """Steps until all is done. Returns the tokens, and how often a sequence that had begun got none in a step."""
     asked = {"max_tokens": max_tokens, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
-    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[]) for prompt in prompts]
+    ids = [engine.add(prompt, **asked, ignore_eos=True, stop_ids=[])[0] for prompt in prompts]
     tokens, begun, n_stalls = {id: [] for id in ids}, set(), 0
     while not engine.idle():
         events = engine.step()
@@ -185,3 +197,128 @@ def run(engine, prompts: list[list[int]], max_tokens: int) -> tuple[list[list[in
             tokens[event.request].append(event.token)
         begun = (begun | {e.request for e in events}) - {e.request for e in events if e.finished}
     return list(tokens.values()), n_stalls
+
+
+GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0, "ignore_eos": True, "stop_ids": []}
+
+
+def splitmix64(x: int) -> int:
+    """Steele, Lea and Flood 2014."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def seed_of(seed: int, completion: int) -> int:
+    return splitmix64((splitmix64(seed) + completion) % 2**64) if completion else seed
+
+
+def complete(model: jiffy.Model, prompt: list[int], cancelled: tuple[int, ...] = (), **asked) -> list[list[int]]:
+    """The tokens of n completions; `cancelled` are ended one after the other, two steps apart."""
+    ids = model._engine.add(prompt, **{**GREEDY, **asked})
+    tokens: dict[int, list[int]] = {id: [] for id in ids}
+    to_cancel = [ids[i] for i in cancelled]
+    for step in range(10**6):
+        if model._engine.idle():
+            break
+        if step % 2 and to_cancel:
+            model._engine.cancel(to_cancel.pop())
+        for event in model._engine.step():
+            assert event.error is None, event.error
+            tokens[event.request].append(event.token)
+    assert model._engine.n_free_blocks == model._engine.n_blocks
+    return list(tokens.values())
+
+
+@pytest.mark.parametrize("weights", ["f32", "i4"])
+def test_prefix_cache(chaotic_llama, weights):
+    """Warm, cold and without: the same tokens, of prompts that begin alike."""
+    options = {"weights": weights, "head": "f32"}
+    text = random_ids(200)
+    prompts = [text[:n] for n in (70, 200, 64, 33, 70)] + [text[:50] + random_ids(60, seed=1)]
+    off = load(chaotic_llama, **options, prefix_cache=False)
+    expected = [off.generate(token_ids=p, max_tokens=40, ignore_eos=True).token_ids for p in prompts]
+    assert off._engine.n_cached_tokens == 0
+    for chunk in (7, 512):
+        warm = load(chaotic_llama, **options, prefill_chunk=chunk)
+        for i in [0, 1, 2, 3, 4, 5, 1, 0]:
+            found = warm.generate(token_ids=prompts[i], max_tokens=40, ignore_eos=True).token_ids
+            assert found == expected[i], f"prompt {i}, chunks of {chunk}"
+        assert warm._engine.n_cached_tokens >= 64 + 32 + 32 + 64 + 32 + 192 + 64
+        together = warm.generate(token_ids=prompts, max_tokens=40, ignore_eos=True)
+        assert [completion.token_ids for completion in together] == expected
+
+
+@pytest.mark.parametrize("weights", ["f32", "i4"])
+@pytest.mark.parametrize("length", [1, 45, 64])
+def test_completions(chaotic_llama, weights, length):
+    """n completions are n single requests with their seeds; greedy ones are one and the same."""
+    options = {"weights": weights, "head": "f32"}
+    model, off = load(chaotic_llama, **options), load(chaotic_llama, **options, prefix_cache=False)
+    prompt = random_ids(length)
+    greedy = complete(off, prompt, max_tokens=40)[0]
+    assert complete(model, prompt, n=4, max_tokens=40) == [greedy] * 4
+    asked = {"temperature": 1.0, "max_tokens": 40}
+    single = [complete(off, prompt, **asked, seed=seed_of(9, i))[0] for i in range(5)]
+    assert len({tuple(tokens) for tokens in single}) == 5
+    assert complete(model, prompt, n=5, **asked, seed=9) == single
+    small = load(chaotic_llama, **options, max_batch=2)
+    assert complete(small, prompt, n=5, **asked, seed=9) == single
+    for cancelled in ((0,), (2, 0), (4, 3, 1)):
+        found = complete(model, prompt, cancelled, n=5, **asked, seed=9)
+        for i in set(range(5)) - set(cancelled):
+            assert found[i] == single[i], f"completion {i} without {cancelled}"
+
+
+def test_eight_threads(chaotic_llama):
+    """Each asks for prompts that begin alike, streams some and gives up some; what is finished is as it is alone."""
+    options = {"weights": "i4", "head": "f32", "max_batch": 5, "context": 400}
+    text = random_ids(150)
+    prompts = [text[: 20 + 13 * i] for i in range(8)]
+    asked = {"temperature": 1.0, "max_tokens": 30, "ignore_eos": True}
+    off = load(chaotic_llama, **options, prefix_cache=False)
+    expected = [off.generate(token_ids=p, **asked, seed=i).token_ids for i, p in enumerate(prompts)]
+    model = load(chaotic_llama, **options)
+
+    def work(number: int) -> list[bool]:
+        same = []
+        for turn in range(6):
+            i = (number + turn) % len(prompts)
+            if (number + turn) % 4 == 3:
+                with model.stream(token_ids=prompts[i], **asked, seed=i) as stream:
+                    next(stream, None)
+            else:
+                same.append(model.generate(token_ids=prompts[i], **asked, seed=i).token_ids == expected[i])
+        return same
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(8)))
+    assert all(all(same) and len(same) >= 4 for same in results), results
+    assert model._engine.n_cached_tokens > 0
+    assert model._engine.idle() and model._engine.n_free_blocks == model._engine.n_blocks
+
+
+@pytest.mark.parametrize("weights", ["i4", "i8g32"])
+def test_scores_and_log_probabilities(odd_llama, weights):
+    """The same on every instruction set, with any threads and chunks, over a cache that knows the prompt or not."""
+    ids = random_ids(80)
+    first = load(odd_llama, weights=weights, isa="scalar", n_threads=1)
+    expected = first._engine.score(ids)
+    assert expected.shape == (79,) and expected.dtype == np.float32
+    seen = log_probabilities(first, ids)
+    for isa, chunk in product(ISAS, (7, 512)):
+        model = load(odd_llama, weights=weights, isa=isa, n_threads=2, prefill_chunk=chunk)
+        assert_same(model._engine.score(ids), expected, f"{isa}, chunks of {chunk}")
+        assert log_probabilities(model, ids) == seen
+        assert log_probabilities(model, ids) == seen, "the prompt is known now"
+        assert_same(model._engine.score(ids), expected, "the prompt is known now")
+
+
+def log_probabilities(model: jiffy.Model, prompt: list[int]) -> list[tuple]:
+    penalties = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.25}
+    model._engine.add(prompt, **{**GREEDY, **penalties}, max_tokens=20, logprobs=5)
+    events = []
+    while not model._engine.idle():
+        events += [(e.token, e.logprob, e.top_logprobs) for e in model._engine.step()]
+    return events

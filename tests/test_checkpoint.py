@@ -14,6 +14,7 @@ from jiffy.checkpoint import Checkpoint, open_checkpoint
 from jiffy.config import Config
 from jiffy.errors import Error, FormatError, ParameterError, Unsupported
 from jiffy.gguf import read_gguf
+from jiffy.rope import RopeScaling
 from jiffy.tensor_entry import TensorEntry
 
 
@@ -125,12 +126,14 @@ def test_config_of_both_sources(tmp_path):
         "head_dim": 16,
         "vocab_size": 259,
         "rope_theta": 10000.0,
+        "rope_scaling": RopeScaling(),
         "context_length": 2048,
+        "windows": (0, 0),
         "tied": True,
         "bos_id": tiny.BOS,
         "eos_ids": (tiny.EOS,),
-        "add_bos": False,
         "attention_bias": False,
+        "output_bias": False,
         "mlp_bias": False,
     }
 

@@ -14,6 +14,7 @@ from jiffy import _core
 from jiffy.checkpoint import open_checkpoint
 from jiffy.graph import Trace
 from jiffy.models import architecture
+from jiffy.reference import reference_logits
 from jiffy.weights import Packing, Weights
 
 ODD = {"dim": 148, "ffn_dim": 203, "n_heads": 6, "n_kv_heads": 2, "head_dim": 22}
@@ -63,7 +64,7 @@ def fused_ops(path, weights: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize("isa", jiffy.isas())
-@pytest.mark.parametrize("weights", ["f32", "i4", "i4g64a", "i8", "i8g32a"])
+@pytest.mark.parametrize("weights", ["f32", "bf16", "i4", "i4g64a", "i8", "i8g32a"])
 def test_same_bits(tmp_path, weights, isa):
     tiny.write_hf_llama(tmp_path, **ODD)
     options = {"weights": weights, "isa": isa, "context": CONTEXT, "prefill_chunk": 37}
@@ -71,9 +72,11 @@ def test_same_bits(tmp_path, weights, isa):
     assert_same(got, expected)
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "q4_0", "q4_1", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"])
 @pytest.mark.parametrize(
-    "options", [{}, {"weights": "i4", "head": "i8"}, {"head": "i4g128"}], ids=["file", "i4_i8", "head"]
+    "options",
+    [{}, {"weights": "i4", "head": "i8"}, {"head": "i4g128"}, {"weights": "i4", "head": "bf16"}],
+    ids=["file", "i4_i8", "head", "i4_bf16"],
 )
 def test_same_bits_of_mixed_gguf(tmp_path, dtype, options):
     """The down projection's rows are no multiple of 32, so that it is float16 in the file beside quantised matrices."""
@@ -100,7 +103,7 @@ def test_same_bits_of_smollm2(smollm2_path):
     assert_same(got, expected)
 
 
-@pytest.mark.parametrize("weights", ["i4", "i8"])
+@pytest.mark.parametrize("weights", ["i4", "i8", "bf16"])
 def test_ops_of_quantised_weights(tmp_path, weights):
     tiny.write_hf_llama(tmp_path, **ODD, n_layers=3)
     assert fused_ops(tmp_path, weights) == ["embedding", *QUANTISED_LAYER * 3, *QUANTISED_END]
@@ -127,6 +130,9 @@ MIXTURES = {
     "gate": {"gate_proj": "i4a"},
     "up": {"up_proj": "i8"},
     "up_float": {"up_proj": "f32"},
+    "k_bf16": {"k_proj": "bf16"},
+    "mlp_bf16": {"mlp": "bf16"},
+    "head_bf16": {"embed_tokens": "bf16"},
     "layer": {"layers.1.": "i8a"},
     "head": {"embed_tokens": "i4g128"},
 }
@@ -135,34 +141,23 @@ MIXTURES = {
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "biases"])
 @pytest.mark.parametrize("by_kind", MIXTURES.values(), ids=MIXTURES)
 def test_mixtures(tmp_path, by_kind, bias):
-    """Formats that differ where fusion would like them equal: the same bits, and what the packed weights say in f32.
+    """Formats that differ where fusion would like them equal: the same bits, and what the packed weights say in f64.
 
     A number of int8 activations in a group is off by 1/127/sqrt(12) of the group's largest, which is about 2.5 times
     what they all are like: 0.6 %. Nine matmuls, one behind the other, add up to 3 * 0.6 % of the logits.
     """
-    weights = tiny.write_hf_llama(tmp_path, **ODD, bias=bias)
+    tiny.write_hf_llama(tmp_path, **ODD, bias=bias)
     program, trace = traced(tmp_path, Mixed(_core.ThreadPool(2), "i4", by_kind=by_kind))
     got = logits(program.fused())
     assert_same(got, logits(program))
-    expected = float_logits(tmp_path, weights, trace)
+    expected = reference_logits(trace, IDS)
     error = np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2))
     assert error < 0.02, f"off by {error:.2%}"
 
 
-def float_logits(folder, weights: dict[str, np.ndarray], trace: Trace) -> np.ndarray:
-    """Of the model whose matrices are those of the trace, unpacked by the slow reference."""
-    unpacked = {name: value.unpack() for name, value in trace.parameters if isinstance(value, _core.Weight)}
-    assert unpacked.keys() == {name for name, value in weights.items() if value.ndim == 2}
-    raw = {
-        tiny.hf_name(name): ("F32", list(value.shape), value.tobytes()) for name, value in (weights | unpacked).items()
-    }
-    tiny.write_safetensors(folder / "model.safetensors", raw)
-    return jiffy.load(folder, weights="f32", context=CONTEXT).logits(IDS)
-
-
 @pytest.mark.parametrize("isa", jiffy.isas())
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "biases"])
-@pytest.mark.parametrize("weights", ["f32", "i4", "i8a"])
+@pytest.mark.parametrize("weights", ["f32", "bf16", "i4", "i8a"])
 def test_pairs_are_only_a_layout(tmp_path, weights, bias, isa):
     """Gate and up interleaved in memory or apart, fused or not: the same bits."""
     tiny.write_hf_llama(tmp_path, **ODD, bias=bias)

@@ -1,63 +1,14 @@
-"""What a model says, piece by piece and all at once, alone and among others."""
-
-import gc
-import os
-import random
-import signal
-import threading
-import time
+"""What a model says: lengths, stops, sampling."""
 
 import numpy as np
 import pytest
 
 import jiffy
-import parrot
 import tiny
+from parrot import after
+from tiny import CONTEXT
 
-TEXT = "abé😀cd€ xyz."  # two, three and four bytes in a character
-CONTEXT = 512
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Random weights: whatever such a model says is nonsense, and depends on all that came before."""
-    made = tmp_path_factory.mktemp("random")
-    tiny.write_hf_llama(made, vocab_size=512, seed=3)
-    return made
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return jiffy.load(folder, context=CONTEXT, n_threads=2)
-
-
-@pytest.fixture(scope="module")
-def quick_model(folder):
-    """The same without threads to wake: a single token comes soonest."""
-    return jiffy.load(folder, context=CONTEXT, n_threads=1)
-
-
-@pytest.fixture(scope="module")
-def parrot_model(tmp_path_factory):
-    """Says TEXT again and again."""
-    folder = tmp_path_factory.mktemp("parrot")
-    parrot.write_parrot(folder, TEXT)
-    return jiffy.load(folder, context=CONTEXT, n_threads=1)
-
-
-@pytest.fixture(autouse=True)
-def blocks_come_back(request):
-    """No test leaves a request behind: all blocks are free again."""
-    models = [request.getfixturevalue(name) for name in ("model", "parrot_model") if name in request.fixturenames]
-    free = [model._engine.n_free_blocks for model in models]
-    yield
-    assert [model._engine.n_free_blocks for model in models] == free
-    assert all(model._engine.idle() and not model._running._events for model in models)
-
-
-def _after(start: str, n_chars: int) -> str:
-    """What the parrot says behind `start`."""
-    return (TEXT * 100).split(start, 1)[1][:n_chars]
+pytestmark = pytest.mark.usefixtures("blocks_come_back")
 
 
 def test_a_prompt_gives_a_completion(parrot_model):
@@ -80,17 +31,17 @@ def test_a_list_gives_a_list_in_order(parrot_model):
     assert [c.text for c in parrot_model.generate(["a"], max_tokens=1)] == ["b"]
 
 
-def test_token_ids_are_taken_as_they_are(model):
-    ids = model.tokenizer.encode("hello there")
-    long, short = (model.generate(token_ids=i, max_tokens=9).token_ids for i in (ids, ids[:3]))
-    assert long == model.generate("hello there", max_tokens=9).token_ids
-    assert [c.token_ids for c in model.generate(token_ids=[ids, ids[:3]], max_tokens=9)] == [long, short]
+def test_token_ids_are_taken_as_they_are(random_model):
+    ids = random_model.tokenizer.encode("hello there")
+    long, short = (random_model.generate(token_ids=i, max_tokens=9).token_ids for i in (ids, ids[:3]))
+    assert long == random_model.generate("hello there", max_tokens=9).token_ids
+    assert [c.token_ids for c in random_model.generate(token_ids=[ids, ids[:3]], max_tokens=9)] == [long, short]
 
 
-def test_greedy_follows_the_logits(model):
-    ids = model.tokenizer.encode("hello there")
-    answer = model.generate(token_ids=ids, max_tokens=12, ignore_eos=True).token_ids
-    logits = model.logits(ids + answer)
+def test_greedy_follows_the_logits(random_model):
+    ids = random_model.tokenizer.encode("hello there")
+    answer = random_model.generate(token_ids=ids, max_tokens=12, ignore_eos=True).token_ids
+    logits = random_model.logits(ids + answer)
     assert logits.dtype == np.float32 and logits.shape == (len(ids) + 12, 512)
     assert logits[len(ids) - 1 : -1].argmax(axis=1).tolist() == answer
 
@@ -125,7 +76,7 @@ STOPS = [
 def test_stop_strings(parrot_model, stop):
     """Most lie across tokens, which are bytes. What is complete first ends the text, and no part of it shows."""
     stops = (stop,) if isinstance(stop, str) else stop
-    whole = _after("a", 60)
+    whole = after("a", 60)
     found = [(at + len(s), at) for s in stops if (at := whole.find(s)) >= 0]
     expected = whole[: min(found)[1]] if found else None
     with parrot_model.stream("a", max_tokens=60, stop=stops) as stream:
@@ -147,41 +98,20 @@ def test_a_stop_string_that_does_not_come_is_given_back(parrot_model):
     assert pieces[:4] == ["b", "é", "😀", "cd€ "]
 
 
-def test_streams_give_whole_characters(parrot_model):
-    n_bytes = 2 * len(TEXT.encode())
-    pieces = list(parrot_model.stream("a", max_tokens=n_bytes))
-    assert pieces == list(_after("a", 2 * len(TEXT)))
-    assert "".join(pieces) == parrot_model.generate("a", max_tokens=n_bytes).text
-
-
-def test_half_a_character_at_the_end(parrot_model):
-    pieces = list(parrot_model.stream("b", max_tokens=4))
-    assert pieces == ["é", "\ufffd"]  # two bytes of four
-    assert parrot_model.generate("b", max_tokens=4).text == "é\ufffd"
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_streams_of_noise(model, seed):
-    """Random tokens: bytes that are no UTF-8, merges, special tokens."""
-    fields = {"max_tokens": 200, "temperature": 3.0, "seed": seed, "ignore_eos": True}
-    answer = model.generate("hello", **fields)
-    assert "".join(model.stream("hello", **fields)) == answer.text == model.tokenizer.decode(answer.token_ids)
-
-
-def test_seeds(model):
+def test_seeds(random_model):
     def answers(seed: int) -> list[int]:
-        return model.generate("hello", max_tokens=32, temperature=1.0, seed=seed, ignore_eos=True).token_ids
+        return random_model.generate("hello", max_tokens=32, temperature=1.0, seed=seed, ignore_eos=True).token_ids
 
     assert answers(1) == answers(1)
     assert len({tuple(answers(seed)) for seed in (*range(20), 2**32, 2**63, 2**64 - 1)}) == 23
 
 
 @pytest.mark.parametrize("fields", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-5}], ids=repr)
-def test_what_equals_greedy(model, fields):
-    greedy = model.generate("hello", max_tokens=32, ignore_eos=True).token_ids
+def test_what_equals_greedy(random_model, fields):
+    greedy = random_model.generate("hello", max_tokens=32, ignore_eos=True).token_ids
     for seed in range(3):
         fields = {"temperature": 2.0, **fields, "seed": seed}
-        assert model.generate("hello", max_tokens=32, ignore_eos=True, **fields).token_ids == greedy
+        assert random_model.generate("hello", max_tokens=32, ignore_eos=True, **fields).token_ids == greedy
 
 
 def _kept(probabilities: np.ndarray, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> np.ndarray:
@@ -219,176 +149,21 @@ def test_frequencies(quick_model, temperature, cut):
     assert chi2 < freedom + 6 * np.sqrt(2 * freedom)
 
 
-def _leave(stream) -> None:
-    with stream:
-        next(stream)
-
-
-def _close(stream) -> None:
-    next(stream)
-    stream.close()
-    stream.close()
-    assert list(stream) == []
-
-
-def _leave_by_error(stream) -> None:
-    with pytest.raises(KeyError), stream:
-        raise KeyError
-
-
-def _forget(stream) -> None:
-    next(stream)
-
-
-def _forget_in_a_cycle(stream) -> None:
-    cycle = [stream]
-    cycle.append(cycle)
-    del cycle, stream
-    gc.collect()
-
-
-ENDS = [_leave, _close, _leave_by_error, _forget, _forget_in_a_cycle, lambda stream: None, lambda stream: list(stream)]
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_a_stream_that_ends_frees_its_blocks(model, end):
-    free = model._engine.n_free_blocks
-    end(model.stream("hello" * 50, max_tokens=100))
-    model.generate("a", max_tokens=1)  # streams that were forgotten go with the next step
-    assert model._engine.n_free_blocks == free
-
-
-def test_the_result_of_a_stream_that_was_closed(parrot_model):
-    stream = parrot_model.stream("a", max_tokens=10)
-    assert next(stream) == "b"
-    assert parrot_model._engine.n_free_blocks < parrot_model._engine.n_blocks
-    stream.close()
-    assert stream.result().text == "b" and stream.result().n_tokens == 1
-
-
-def test_streams_side_by_side(parrot_model):
-    streams = [parrot_model.stream(start, max_tokens=30) for start in "abcd"]
-    texts = ["".join(pieces) for pieces in zip(*streams, strict=False)]
-    assert texts[0] == "bé" + "d€"
-    for stream in streams:
-        stream.close()
-
-
-def test_a_request_that_fails_to_start_stops_the_others(model):
-    free = model._engine.n_free_blocks
+def test_a_request_that_fails_to_start_stops_the_others(random_model):
+    free = random_model._engine.n_free_blocks
     with pytest.raises(jiffy.ContextOverflow):
-        model.generate(token_ids=[[1, 2], [3] * (CONTEXT + 1)])
-    assert model._engine.n_free_blocks == free
+        random_model.generate(token_ids=[[1, 2], [3] * (CONTEXT + 1)])
+    assert random_model._engine.n_free_blocks == free
 
 
-@pytest.mark.parametrize("delay", [0.001, 0.01, 0.05, 0.1])
-def test_ctrl_c_leaves_the_model_usable(model, delay):
-    before = model.generate("hello", max_tokens=20).token_ids
-    free = model._engine.n_free_blocks
-    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        timer.start()
-        while True:
-            model.generate(["hello " * 40] * 40, max_tokens=300, ignore_eos=True)
-    timer.join()
-    assert model._engine.n_free_blocks == free
-    assert model.generate("hello", max_tokens=20).token_ids == before
-
-
-def test_ctrl_c_takes_no_token_from_other_threads(model):
-    """The main thread is stopped again and again, also while it holds tokens that it has computed for the others."""
-    fields = {"max_tokens": 200, "temperature": 1.0, "ignore_eos": True}
-    alone = [model.generate("hello", seed=seed, **fields).token_ids for seed in range(3)]
-    done, wrong, n_answers = threading.Event(), [], [0, 0, 0]
-
-    def ask(seed: int) -> None:
-        while not done.is_set():
-            answer = model.generate("hello", seed=seed, **fields).token_ids
-            n_answers[seed] += 1
-            if answer != alone[seed]:
-                wrong.append(seed)
-
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for i in range(50):
-        timer = threading.Timer(0.01 + i / 2000, os.kill, (os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            timer.start()
-            while True:
-                model.generate("hello there", max_tokens=200, ignore_eos=True)
-        timer.join()
-    done.set()
-    for thread in threads:
-        thread.join(timeout=60)
-        assert not thread.is_alive()
-    assert not wrong and all(n_answers)
-
-
-def test_threads_get_the_answers_of_one(model):
-    prompts = [f"{'hello ' * i}number {i}" for i in range(8)]
-    fields = [{"max_tokens": 40, "temperature": 0.8 * (i % 2), "seed": i, "ignore_eos": True} for i in range(8)]
-    alone = [model.generate(prompt, **f).token_ids for prompt, f in zip(prompts, fields, strict=True)]
-    together: dict[int, list[list[int]]] = {i: [] for i in range(8)}
-
-    def ask(i: int) -> None:
-        for _ in range(20):
-            together[i].append(model.generate(prompts[i], **fields[i]).token_ids)
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-        assert not thread.is_alive()
-    assert together == {i: [alone[i]] * 20 for i in range(8)}
-
-
-def test_a_busy_model_lets_others_in(model):
-    """A thread that steps without a pause must not keep another one waiting until it is done."""
-    done = threading.Event()
-
-    def keep_busy() -> None:
-        while not done.is_set():
-            model.generate("hello", max_tokens=400, ignore_eos=True)
-
-    busy = threading.Thread(target=keep_busy)
-    busy.start()
-    begin = time.perf_counter()
-    for _ in range(20):
-        model.generate("hello", max_tokens=3)
-    seconds = time.perf_counter() - begin
-    done.set()
-    busy.join(timeout=60)
-    assert seconds < 5
-
-
-def test_many_random_requests_and_cancels(model):
-    """200 requests, of which most are cancelled at some point: before they begin, in the middle, after the end."""
-    rng = random.Random(7)
-    free = model._engine.n_free_blocks
-    running: list[jiffy.llm.Stream] = []
-    for n in range(200):
-        ids = [rng.randrange(512) for _ in range(rng.randrange(1, 200))]
-        fields = {"max_tokens": rng.randrange(1, 80), "temperature": rng.choice([0, 1.0]), "seed": n}
-        running.append(model.stream(token_ids=ids, **fields))
-        for stream in rng.sample(running, min(len(running), 3)):
-            next(stream, None)
-        if rng.random() < 0.7:
-            running.pop(rng.randrange(len(running))).close()
-    for stream in running:
-        stream.close()
-    assert model._engine.n_free_blocks == free
-
-
-def test_parse_special(model):
+def test_parse_special(random_model):
     text = "<|eos|>a"
-    plain, special = model.tokenizer.encode(text), model.tokenizer.encode(text, parse_special=True)
+    plain, special = random_model.tokenizer.encode(text), random_model.tokenizer.encode(text, parse_special=True)
     assert tiny.EOS not in plain and special[0] == tiny.EOS
     for stream, ids in ((False, plain), (True, special)):
-        expected = model.generate(token_ids=ids, max_tokens=5).token_ids
-        assert model.generate(text, max_tokens=5, parse_special=stream).token_ids == expected
-        with model.stream(text, max_tokens=5, parse_special=stream) as running:
+        expected = random_model.generate(token_ids=ids, max_tokens=5).token_ids
+        assert random_model.generate(text, max_tokens=5, parse_special=stream).token_ids == expected
+        with random_model.stream(text, max_tokens=5, parse_special=stream) as running:
             list(running)
         assert running.result().token_ids == expected
 
@@ -401,10 +176,31 @@ def test_params_and_fields(parrot_model):
     assert params.max_tokens == 4
 
 
-def test_info(model):
-    info = model.info()
+def test_info(random_model):
+    info = random_model.info()
     assert info["architecture"] == "llama" and info["layers"] == 2 and info["vocab_size"] == 512
     assert (info["dim"], info["heads"], info["kv_heads"]) == (48, 3, 1)
     assert info["formats"] == {"f32": info["parameters"]} and info["packed_bytes"] >= 4 * info["parameters"]
     assert info["context"] == CONTEXT and info["threads"] == 2 and info["isa"] in jiffy.isas()
     assert info["kv_bytes"] > 0 and info["kv_dtype"] == "f32"
+    assert (info["max_batch"], info["prefill_chunk"], info["prefix_cache"]) == (64, 512, True)
+
+
+def test_the_prefix_cache(random_folder):
+    """Off, nothing is taken from it; on, all whole blocks of a prompt that was there before. The answer is the same."""
+    ids = [(i * 7) % 512 for i in range(200)]
+    answers = []
+    for prefix_cache, n_cached in ((False, 0), (True, 192)):
+        model = jiffy.load(random_folder, context=CONTEXT, n_threads=1, prefix_cache=prefix_cache)
+        for _ in range(2):
+            answers.append(model.generate(token_ids=ids, max_tokens=10, ignore_eos=True).token_ids)
+        assert model.info()["prefix_cache"] is prefix_cache
+        assert model.info()["cached_tokens"] == n_cached
+    assert answers == [answers[0]] * 4
+
+
+def test_kv_dtypes(random_folder):
+    for kv_dtype in ("f32", "bf16", "int8"):
+        model = jiffy.load(random_folder, context=CONTEXT, n_threads=1, kv_dtype=kv_dtype)
+        assert model.info()["kv_dtype"] == kv_dtype
+        assert model.generate("hello", max_tokens=5, ignore_eos=True).n_tokens == 5

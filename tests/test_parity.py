@@ -1,4 +1,5 @@
-"""With float32 weights jiffy computes what transformers computes, up to the rounding of float32 sums."""
+"""With float32 weights jiffy computes what transformers computes, up to the rounding of float32 sums; with bfloat16
+weights, up to the rounding of what they are multiplied with, too."""
 
 from __future__ import annotations
 
@@ -13,8 +14,7 @@ import jiffy
 import tiny
 from compare import assert_close, assert_same
 from jiffy.checkpoint import open_checkpoint
-
-SHARE = 1e-4  # of the largest |logit| of a position: some hundred times the rounding of float32 through a few layers
+from reference import SHARE, greedy, random_ids, reference, reference_logits
 
 # What differs from tiny's defaults: dim 48, ffn 80, 2 layers, 3 heads of 16, 1 KV head, 259 tokens, tied, no biases.
 SHAPES = {
@@ -38,16 +38,6 @@ CONFIGS = {
 FILES = {"bf16": {"dtype": "bf16"}, "f16": {"dtype": "f16", "tied": False}, "shards": {"shards": 3, "tied": False}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These models are so small that PyTorch's threads would mostly wait for each other."""
-    torch.set_num_threads(1)
-
-
-def random_ids(n: int, vocab_size: int = 259) -> list[int]:
-    return np.random.default_rng(n).integers(0, vocab_size, n).tolist()
-
-
 def write(folder, options: dict[str, object]) -> None:
     """A tiny llama; without mlp_bias its file has no such tensors."""
     weights = tiny.write_hf_llama(folder, **options)
@@ -55,18 +45,6 @@ def write(folder, options: dict[str, object]) -> None:
         kept = {name: value for name, value in weights.items() if not ("mlp" in name and name.endswith("bias"))}
         raw = {tiny.hf_name(name): ("F32", list(value.shape), value.tobytes()) for name, value in kept.items()}
         tiny.write_safetensors(folder / "model.safetensors", raw)
-
-
-def reference(folder, **options):
-    options |= {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
-    model, report = transformers.LlamaForCausalLM.from_pretrained(folder, **options, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"], report
-    return model.eval()
-
-
-def reference_logits(model, ids: list[int]) -> np.ndarray:
-    with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +67,40 @@ def test_every_instruction_set(tmp_path, isa):
     assert_close(model.logits(ids), reference_logits(reference(tmp_path), ids), SHARE)
 
 
+def round_linear_inputs(model) -> None:
+    """From now on, every matmul of the reference has inputs that are bfloat16 numbers, and sums in float32."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs: inputs[0].bfloat16().float())
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Of the root mean squares."""
+    return float(np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2)))
+
+
+@pytest.mark.parametrize("isa", jiffy.isas())
+@pytest.mark.parametrize("name", ["plain", "heads_6_over_2", "one_head_of_2", "deep", "biases"])
+def test_bf16_weights(tmp_path, name, isa):
+    """A bfloat16 file keeps its weights, and the activations that meet them are rounded.
+
+    Rounding is off by up to 2^-8 for a number between 1 and 2, evenly spread: 2^-8 / sqrt(3) beside numbers of 1.5,
+    0.15 %. Four matmuls of a layer, one behind the other, and the head add up to sqrt(4 n_layers + 1) times that. A
+    reference that rounds at the same places leaves little of it: activations so near the middle between two bfloat16
+    numbers that the rounding of float32 sums decides.
+    """
+    options = SHAPES[name]
+    write(tmp_path, {"dtype": "bf16", **options})
+    model = jiffy.load(tmp_path, isa=isa, prefill_chunk=37)
+    assert list(model.info()["formats"]) == ["bf16"]
+    ids = random_ids(200)
+    got, expected = model.logits(ids), reference(tmp_path)
+    likely = 2**-8 / 3**0.5 / 1.5 * (4 * options.get("n_layers", 2) + 1) ** 0.5
+    assert relative_error(got, reference_logits(expected, ids)) < 1.5 * likely
+    round_linear_inputs(expected)
+    assert relative_error(got, reference_logits(expected, ids)) < 0.5 * likely
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_gguf_is_the_folder(tmp_path, name):
     """The same float32 weights from both containers give the same bits: q and k come out of their interleaved order."""
@@ -105,9 +117,7 @@ def test_gguf_is_the_folder(tmp_path, name):
 def test_greedy_tokens(tmp_path, name):
     write(tmp_path, SHAPES[name])
     ids = random_ids(20)
-    asked = {"max_new_tokens": 50, "do_sample": False, "eos_token_id": None, "pad_token_id": tiny.PAD}
-    expected = reference(tmp_path).generate(torch.tensor([ids]), **asked)[0, len(ids) :].tolist()
-    assert len(expected) == 50
+    expected = greedy(reference(tmp_path), ids, 50)
     completion = jiffy.load(tmp_path, weights="f32").generate(token_ids=ids, max_tokens=50, ignore_eos=True)
     assert completion.token_ids == expected
 

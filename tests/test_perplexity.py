@@ -31,7 +31,7 @@ def test_perplexity(smollm2_path, botchan_text):
     assert perplexity(jiffy.load(smollm2_path, **options), botchan_text) == pytest.approx(exact, rel=5e-3)
 
 
-@pytest.mark.parametrize("weights", [None, "f32", "i8"])
+@pytest.mark.parametrize("weights", [None, "f32", "bf16", "i8"])
 def test_the_capital_of_france(smollm2_path, weights):
     model = jiffy.load(smollm2_path, weights=weights, context=512, progress=False)
     answer = model.generate(QUESTION, parse_special=True, max_tokens=40)

@@ -16,6 +16,8 @@ from gguf.quants import dequantize, quantize
 
 SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 BOS, EOS, PAD = 256, 257, 258
+CONTEXT = 512  # of the models that tests share (conftest.py)
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SHARD_INDEX = "model.safetensors.index.json"
 
 
@@ -49,11 +51,15 @@ def write_hf_llama(
     dtype: str = "f32",
     tied: bool = True,
     bias: bool = False,
+    qkv_bias: bool = False,
     head_dim: int | None = None,
     shards: int = 1,
     **config_overrides: object,
 ) -> dict[str, np.ndarray]:
-    """Writes config.json, safetensors (dtype "f32", "f16" or "bf16") and tokenizer.json; returns the weights."""
+    """Writes config.json, safetensors (dtype "f32", "f16" or "bf16") and tokenizer.json; returns the weights.
+
+    qkv_bias: biases of q, k and v alone.
+    """
     shape = Shape(dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, head_dim)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +69,7 @@ def write_hf_llama(
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"bos_token": SPECIALS[0], "eos_token": SPECIALS[1], "add_bos_token": False})
     )
-    weights = _weights(shape, tied, bias, seed)
+    weights = _weights(shape, tied, _biased(bias, qkv_bias), seed)
     _write_shards(folder, weights, dtype, shards)
     return {name: _rounded(value, dtype) for name, value in weights.items()}
 
@@ -82,27 +88,37 @@ def write_gguf_llama(
     embed_dtype: str | None = None,
     tied: bool = True,
     bias: bool = False,
+    qkv_bias: bool = False,
     head_dim: int | None = None,
     chat_template: str | None = None,
     metadata: dict[str, str | int | float | bool] | None = None,
+    arch: str = "llama",
+    rope_freqs: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Writes a GGUF file whose matrices are of `dtype` ("f32", "f16", "bf16", "q4_0", "q4_1" or "q8_0"), the embedding
     and the head of `embed_dtype`; returns the dequantised weights. `metadata` is added to the file's own.
 
     A matrix whose rows are no multiple of 32 becomes f16, as llama.cpp's quantiser has it. Vectors are f32.
+    arch: "llama", whose q and k lie interleaved, or "qwen2". rope_freqs: divisors of rope's frequencies, float32.
     """
     shape = Shape(dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, head_dim)
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), arch)
     _add_gguf_metadata(writer, shape)
     for key, value in (metadata or {}).items():
         kind = {str: "STRING", bool: "BOOL", int: "UINT32", float: "FLOAT32"}[type(value)]
         writer.add_key_value(key, value, gguf.GGUFValueType[kind])
     _add_gguf_tokenizer(writer, vocab_size, chat_template)
-    weights = _weights(shape, tied, bias, seed)
+    if rope_freqs is not None:
+        writer.add_tensor("rope_freqs.weight", rope_freqs)
+    architectures = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(architectures[arch], n_layers)
+    weights = _weights(shape, tied, _biased(bias, qkv_bias), seed)
     for name, value in weights.items():
         kind = (embed_dtype or dtype) if name.startswith(("embed_tokens", "lm_head")) else dtype
         kind = "f32" if value.ndim == 1 else "f16" if kind[0] == "q" and value.shape[1] % 32 else kind
-        _add_gguf_tensor(writer, shape, name, value, kind)
+        heads = {"q_proj": n_heads, "k_proj": n_kv_heads}.get(name.split(".")[-2]) if arch == "llama" else None
+        raw = quantize(interleaved(value, heads) if heads else value, _number(kind))
+        writer.add_tensor(names.get_name(hf_name(name), (".weight", ".bias")), raw, raw_dtype=_number(kind))
         weights[name] = _rounded(value, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -182,7 +198,12 @@ def _hf_config(shape: Shape, tied: bool, bias: bool) -> dict[str, object]:
     }
 
 
-def _weights(shape: Shape, tied: bool, bias: bool, seed: int) -> dict[str, np.ndarray]:
+def _biased(bias: bool, qkv_bias: bool) -> tuple[str, ...]:
+    """Which projections have a bias."""
+    return _PROJECTIONS if bias else _PROJECTIONS[:3] if qkv_bias else ()
+
+
+def _weights(shape: Shape, tied: bool, biased: tuple[str, ...], seed: int) -> dict[str, np.ndarray]:
     """Norms near one, matrices of variance 1/fan-in, so that activations keep their size through the layers."""
     rng = np.random.default_rng(seed)
 
@@ -209,7 +230,7 @@ def _weights(shape: Shape, tied: bool, bias: bool, seed: int) -> dict[str, np.nd
         weights[f"{prefix}.post_attention_layernorm.weight"] = norm()
         for part, dims in linear.items():
             weights[f"{prefix}.{part}.weight"] = normal(*dims)
-            if bias:
+            if part.split(".")[1] in biased:
                 weights[f"{prefix}.{part}.bias"] = normal(dims[0])
     weights["norm.weight"] = norm()
     if not tied:
@@ -256,13 +277,6 @@ def _add_gguf_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.vocab_size)
-
-
-def _add_gguf_tensor(writer: gguf.GGUFWriter, shape: Shape, name: str, value: np.ndarray, kind: str) -> None:
-    heads = {"q_proj": shape.n_heads, "k_proj": shape.n_kv_heads}.get(name.split(".")[-2])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, shape.n_layers)
-    raw = quantize(interleaved(value, heads) if heads else value, _number(kind))
-    writer.add_tensor(names.get_name(hf_name(name), (".weight", ".bias")), raw, raw_dtype=_number(kind))
 
 
 def _add_gguf_tokenizer(writer: gguf.GGUFWriter, vocab_size: int, chat_template: str | None) -> None:

@@ -3,14 +3,24 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <numeric>
+
 #include "bindings/bindings.h"
 #include "kernels/cpu/select.h"
+#include "ops/work.h"
+#include "runtime/recorder.h"
 
 namespace py = pybind11;
 
 namespace jiffy {
 
 namespace {
+
+struct InstructionProfile {
+  const char* op;
+  double seconds;
+  Work work;
+};
 
 // Ctrl-C within a step: Python's own handler is asked, and its exception comes out of the call.
 bool python_signal() {
@@ -35,6 +45,38 @@ py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens) {
   return out;
 }
 
+// The logits, and the rows of the values.
+py::tuple observe(Engine& engine, std::vector<int32_t> tokens, const std::vector<int>& values) {
+  const py::ssize_t n_tokens = static_cast<py::ssize_t>(tokens.size());
+  Recorder recorder(engine.program(), values, n_tokens);
+  py::array_t<float> out({n_tokens, static_cast<py::ssize_t>(engine.vocab_size())});
+  float* data = out.mutable_data();
+  interruptible([&] { engine.logits(std::move(tokens), data, python_signal, std::ref(recorder)); });
+  py::list rows;
+  for (size_t i = 0; i < values.size(); ++i) {
+    rows.append(py::array_t<float>({n_tokens, static_cast<py::ssize_t>(recorder.width(i))}, recorder.rows(i)));
+  }
+  return py::make_tuple(std::move(out), std::move(rows));
+}
+
+// The step's tokens, and what each of its instructions did.
+py::tuple profile_step(Engine& engine) {
+  std::vector<InstructionProfile> profile;
+  profile.reserve(engine.program().instructions().size());
+  const Observer observer = [&](const Observation& o) {
+    profile.push_back({op(o.call.at.op).name, o.seconds, work(o.call)});
+  };
+  auto events = interruptible([&] { return engine.step(python_signal, observer); });
+  return py::make_tuple(std::move(events), std::move(profile));
+}
+
+py::array_t<float> score(Engine& engine, std::vector<int32_t> tokens) {
+  py::array_t<float> out(tokens.empty() ? 0 : static_cast<py::ssize_t>(tokens.size()) - 1);
+  float* data = out.mutable_data();
+  interruptible([&] { engine.score(std::move(tokens), data, python_signal); });
+  return out;
+}
+
 const char* reason_name(const TokenEvent& event) {
   switch (event.reason) {
     case FinishReason::kStop:
@@ -50,21 +92,37 @@ const char* reason_name(const TokenEvent& event) {
 }
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
-                                    const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk) {
-  const EngineOptions options{.context = context, .max_batch = max_batch, .prefill_chunk = prefill_chunk};
+                                    const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk,
+                                    const std::string& kv_dtype, bool prefix_cache) {
+  const EngineOptions options{.context = context,
+                              .max_batch = max_batch,
+                              .prefill_chunk = prefill_chunk,
+                              .kv_type = parse_kv_type(kv_dtype),
+                              .prefix_cache = prefix_cache};
   return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options);
 }
 
-int64_t add(Engine& engine, std::vector<int32_t> prompt, int64_t max_tokens, float temperature, int64_t top_k,
-            float top_p, float min_p, uint64_t seed, bool ignore_eos, std::vector<int32_t> stop_ids) {
-  return engine.add(std::move(prompt), {.max_tokens = max_tokens,
-                                        .temperature = temperature,
-                                        .top_k = top_k,
-                                        .top_p = top_p,
-                                        .min_p = min_p,
-                                        .seed = seed,
-                                        .ignore_eos = ignore_eos,
-                                        .stop_ids = std::move(stop_ids)});
+std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n, int64_t max_tokens, float temperature,
+                         int64_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
+                         float frequency_penalty, int64_t logprobs, uint64_t seed, bool ignore_eos,
+                         std::vector<int32_t> stop_ids) {
+  const int64_t first = engine.add(std::move(prompt),
+                                   {.max_tokens = max_tokens,
+                                    .temperature = temperature,
+                                    .top_k = top_k,
+                                    .top_p = top_p,
+                                    .min_p = min_p,
+                                    .repetition_penalty = repetition_penalty,
+                                    .presence_penalty = presence_penalty,
+                                    .frequency_penalty = frequency_penalty,
+                                    .logprobs = logprobs,
+                                    .seed = seed,
+                                    .ignore_eos = ignore_eos,
+                                    .stop_ids = std::move(stop_ids)},
+                                   n);
+  std::vector<int64_t> numbers(static_cast<size_t>(n));
+  std::iota(numbers.begin(), numbers.end(), first);
+  return numbers;
 }
 
 }  // namespace
@@ -73,26 +131,46 @@ void bind_engine(py::module_& m) {
   py::class_<TokenEvent>(m, "TokenEvent")
       .def_readonly("request", &TokenEvent::request)
       .def_readonly("token", &TokenEvent::token)
+      .def_readonly("logprob", &TokenEvent::logprob)
+      .def_readonly("top_logprobs", &TokenEvent::top_logprobs)
       .def_property_readonly("finished", [](const TokenEvent& e) { return e.reason != FinishReason::kNone; })
       .def_property_readonly("reason", &reason_name)
       .def_property_readonly("error",
                              [](const TokenEvent& e) { return e.error ? make_exception(*e.error) : py::none(); });
 
+  py::class_<InstructionProfile>(m, "InstructionProfile", "An instruction of a step; ops/work.h says what counts.")
+      .def_readonly("op", &InstructionProfile::op)
+      .def_readonly("seconds", &InstructionProfile::seconds)
+      .def_property_readonly("bytes", [](const InstructionProfile& p) { return p.work.bytes; })
+      .def_property_readonly("operations", [](const InstructionProfile& p) { return p.work.operations; })
+      .def_property_readonly("arithmetic", [](const InstructionProfile& p) { return p.work.arithmetic; });
+
   const py::call_guard<py::gil_scoped_release> without_gil;
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
-           py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"))
-      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("max_tokens"), py::arg("temperature"),
-           py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("seed"), py::arg("ignore_eos"),
-           py::arg("stop_ids"), without_gil)
+           py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("kv_dtype") = "f32",
+           py::arg("prefix_cache") = true)
+      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("n") = 1, py::arg("max_tokens"),
+           py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
+           py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
+           py::arg("frequency_penalty") = 0.0f, py::arg("logprobs") = -1, py::arg("seed"), py::arg("ignore_eos"),
+           py::arg("stop_ids"), without_gil, "The numbers of n requests, completions of one prompt.")
       .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
       .def("logits", &logits, py::arg("token_ids"), "float32 [n_tokens, vocab_size]")
+      .def("observe", &observe, py::arg("token_ids"), py::arg("values"),
+           "The logits of a prompt, and for each value of the program float32 [n_tokens, width]; quantised rows as "
+           "floats.")
+      .def("profile_step", &profile_step, "step() beside an InstructionProfile for each instruction of the program.")
+      .def("score", &score, py::arg("token_ids"),
+           "float32 [n_tokens - 1]: the log probability of each token after the first, given those before.")
       .def("idle", &Engine::idle, without_gil)
       .def_property_readonly("isa", &Engine::isa)
+      .def_property_readonly("kv_dtype", [](const Engine& engine) { return kv_type_name(engine.kv_type()); })
       .def_property_readonly("kv_bytes", &Engine::kv_bytes)
       .def_property_readonly("n_blocks", &Engine::n_blocks)
-      .def_property_readonly("n_free_blocks", &Engine::n_free_blocks);
+      .def_property_readonly("n_free_blocks", &Engine::n_free_blocks)
+      .def_property_readonly("n_cached_tokens", &Engine::n_cached_tokens);
 }
 
 }  // namespace jiffy

@@ -1,11 +1,11 @@
 #include "quant/weight.h"
 
 #include <pybind11/numpy.h>
+#include <pybind11/operators.h>
 #include <pybind11/stl.h>
 
 #include "base/error.h"
 #include "bindings/bindings.h"
-#include "kernels/cpu/select.h"
 #include "quant/reference.h"
 
 namespace py = pybind11;
@@ -35,52 +35,22 @@ void pack_rows(Weight& w, int64_t begin, const Bytes& rows, const std::string& t
   w.pack_rows(begin, n_rows, data, source, pool);
 }
 
+FloatArray decode_rows(const Bytes& rows, const std::string& type, int64_t cols) {
+  const SourceType source = parse_source(type, "type");
+  if (rows.ndim() != 2 || cols < 1 || (is_quantized(source) && cols % kSourceBlock != 0) ||
+      rows.shape(1) != source_row_bytes(source, cols)) {
+    fail(ErrorKind::kFormat, "rows", "uint8 rows of " + std::to_string(cols) + " values of " + type, "another shape");
+  }
+  FloatArray out({rows.shape(0), static_cast<py::ssize_t>(cols)});
+  for (py::ssize_t r = 0; r < rows.shape(0); ++r) decode_row(source, rows.data(r), cols, out.mutable_data(r));
+  return out;
+}
+
 FloatArray unpack(const Weight& w) {
   const std::vector<float> values = reference_unpack(w.matrix());
   FloatArray out({w.matrix().rows, w.matrix().cols});
   std::copy(values.begin(), values.end(), out.mutable_data());
   return out;
-}
-
-// y = x w^T for each weight in turn, in one parallel region; y of the last stays.
-FloatArray matmul(const std::vector<std::shared_ptr<Weight>>& weights, const FloatArray& x, ThreadPool& pool,
-                  const std::string& isa) {
-  if (weights.empty()) fail(ErrorKind::kParameter, "weights", "at least one", "none");
-  const PackedMatrix& m = weights.front()->matrix();
-  for (const auto& w : weights) {
-    if (w->matrix().rows != m.rows || w->matrix().cols != m.cols || !(w->matrix().format == m.format)) {
-      fail(ErrorKind::kParameter, w->name(), "the shape and format of " + weights.front()->name(), "another");
-    }
-  }
-  if (x.ndim() != 2 || x.shape(1) != m.cols || x.shape(0) < 1) {
-    fail(ErrorKind::kParameter, "x", "[rows, " + std::to_string(m.cols) + "]",
-         std::to_string(x.ndim()) + " dimensions or other cols");
-  }
-  const Kernels& kernels = select_kernels(isa);
-  const int64_t rows = x.shape(0);
-  FloatArray y({rows, m.rows});
-  const float* from = x.data();
-  MatmulArgs args{
-      .weight = m, .up = {}, .x = {}, .x_f32 = from, .rows = rows, .y = y.mutable_data(), .y_stride = m.rows};
-  const py::gil_scoped_release release;
-  const int64_t bytes = m.format.quantized() ? rows * activation_row_bytes(m.cols, m.format.group) : 0;
-  Buffer memory = Buffer::allocate(static_cast<size_t>(bytes), "quantised activations");
-  if (m.format.quantized()) args.x = activation_view(memory.data(), rows, m.cols, m.format.group);
-  const int64_t slabs = n_slabs(m.rows), piece = std::max<int64_t>(1, slabs / (int64_t{8} * pool.size()));
-  pool.run([&](Lane& lane) {
-    for (int64_t r; m.format.quantized() && (r = lane.next_chunk()) < rows;) kernels.quantize({from, args.x, r, r + 1});
-    MatmulArgs mine = args;
-    for (const auto& w : weights) {
-      lane.barrier();
-      mine.weight = w->matrix();
-      for (int64_t begin; (begin = lane.next_chunk() * piece) < slabs;) {
-        mine.begin = begin;
-        mine.end = std::min(begin + piece, slabs);
-        kernels.matmul(mine);
-      }
-    }
-  });
-  return y;
 }
 
 }  // namespace
@@ -90,6 +60,17 @@ void bind_weight(py::module_& m) {
   m.def(
       "natural_format", [](const std::string& type) { return natural_format(parse_source(type, "type")).name(); },
       py::arg("type"), "The format that holds tensors of a file's type without loss.");
+
+  m.def("decode_rows", &decode_rows, py::arg("rows"), py::arg("type"), py::arg("cols"),
+        "float32 [n, cols] of uint8 rows [n, row_bytes] of a file's type, exactly as it defines them.");
+
+  py::class_<RowFormat>(m, "RowFormat", "How rows of activations are stored: f32, bf16, or int8 in groups (q8).")
+      .def(py::init<>())
+      .def(py::self == py::self)
+      .def_readonly("bits", &RowFormat::bits)
+      .def_readonly("group", &RowFormat::group)
+      .def("__hash__", [](const RowFormat& f) { return py::hash(py::str(f.name())); })
+      .def("__repr__", &RowFormat::name);
 
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A packed matrix [rows, cols].")
       .def(
@@ -112,15 +93,12 @@ void bind_weight(py::module_& m) {
       .def_property_readonly("name", &Weight::name)
       .def_property_readonly("format", [](const Weight& w) { return w.matrix().format.name(); })
       .def_property_readonly(
-          "group", [](const Weight& w) { return w.matrix().format.quantized() ? w.matrix().format.group : 0; })
+          "activations", [](const Weight& w) { return activation_format(w.matrix().format); },
+          "The RowFormat in which a matmul wants x.")
       .def_property_readonly("rows", [](const Weight& w) { return w.matrix().rows; })
       .def_property_readonly("cols", [](const Weight& w) { return w.matrix().cols; })
       .def_property_readonly("n_bytes", &Weight::bytes)
       .def_property_readonly("fits_f16_headers", &Weight::fits_f16_headers);
-
-  m.def("matmul", &matmul, py::arg("weights"), py::arg("x"), py::arg("pool"), py::arg("isa") = "auto",
-        "x w^T for each weight of a list in turn, x float32 [n, cols]; returns that of the last, float32 [n, rows]. "
-        "Integer formats quantise x in groups of their own.");
 }
 
 }  // namespace jiffy

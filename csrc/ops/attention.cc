@@ -1,8 +1,9 @@
-// Causal grouped-query attention of a ragged batch over the paged KV cache.
+// Grouped-query attention of a ragged batch over the paged KV cache: causal or bidirectional, with or without a window.
 //
 // A piece of work is one KV head and up to 16 stacked rows: the query heads that share it, of consecutive tokens of a
 // slice.
 #include "ops/op.h"
+#include "ops/sight.h"
 
 namespace jiffy {
 namespace {
@@ -32,21 +33,24 @@ void run_piece(const Call& c, Worker& w, const Cut& cut, const Piece& piece) {
   const int64_t last = piece.token + cut.tokens < piece.slice->end ? piece.token + cut.tokens : piece.slice->end;
   const float* q[kAttentionRows];
   float* out[kAttentionRows];
-  int32_t visible[kAttentionRows];
+  int32_t seen_first[kAttentionRows], seen_end[kAttentionRows];
   int64_t rows = 0;
   for (int64_t t = piece.token; t < last; ++t) {
+    const Sight seen = sight(a, *piece.slice, c.batch.positions[t]);
     for (int64_t h = 0; h < heads; ++h, ++rows) {
       const int64_t at = (t * a.n_heads + piece.kv_head * group + first + h) * a.head_dim;
       q[rows] = c.input(0).floats() + at;
       out[rows] = c.output(0).floats() + at;
-      visible[rows] = c.batch.positions[t] + 1;
+      seen_first[rows] = static_cast<int32_t>(seen.first);
+      seen_end[rows] = static_cast<int32_t>(seen.end);
     }
   }
   w.kernels.attention({.kv = c.kv.head(a.layer, piece.kv_head, piece.slice->block_table),
                        .rows = rows,
                        .q = q,
                        .out = out,
-                       .visible = visible,
+                       .first = seen_first,
+                       .end = seen_end,
                        .scale = a.scale,
                        .scratch = w.scratch});
 }
@@ -62,6 +66,7 @@ void check_attention(const Check& c) {
   c.that(a.head_dim <= kMaxHeadDim, "a head_dim of at most " + std::to_string(kMaxHeadDim), std::to_string(a.head_dim));
   c.that(a.n_heads % a.n_kv_heads == 0, "n_heads a multiple of n_kv_heads",
          std::to_string(a.n_heads) + " and " + std::to_string(a.n_kv_heads));
+  c.that(a.window >= 0 && a.window <= INT32_MAX, "a window of 0 to 2147483647", std::to_string(a.window));
   c.is_float(c.input(0), a.n_heads * a.head_dim);
   c.is_float(c.output(0), a.n_heads * a.head_dim);
   c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token",

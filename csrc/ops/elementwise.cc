@@ -1,4 +1,4 @@
-// add, silu_mul, select
+// add, silu_mul, gelu, select
 #include <cstring>
 
 #include "ops/op.h"
@@ -35,6 +35,20 @@ void run_silu_mul(const Call& c, Worker& w) {
   const Operand& y = c.output(0);
   w.share(y.rows * y.type.width, kElementsAtATime, [&](int64_t begin, int64_t end) {
     w.kernels.silu_mul({c.input(0).floats(), c.input(1).floats(), y.floats(), begin, end});
+  });
+}
+
+void check_gelu(const Check& c) {
+  c.counts(1, 1, 0);
+  c.is_float(c.input(0), c.output(0).width);
+  c.is_float(c.output(0), c.input(0).width);
+  c.same_space(c.input(0), c.output(0));
+}
+
+void run_gelu(const Call& c, Worker& w) {
+  const Operand& y = c.output(0);
+  w.share(y.rows * y.type.width, kElementsAtATime, [&](int64_t begin, int64_t end) {
+    w.kernels.gelu({c.input(0).floats(), y.floats(), c.at.attributes.tanh, begin, end});
   });
 }
 

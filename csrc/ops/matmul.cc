@@ -6,10 +6,8 @@ namespace jiffy {
 namespace {
 
 void check_activations(const Check& c, const PackedMatrix& w) {
-  const int64_t group = w.format.quantized() ? w.format.group : 0;
-  c.that(c.input(0).group == group,
-         "activations quantised in groups of " + std::to_string(group) + " for " + w.format.name(),
-         "groups of " + std::to_string(c.input(0).group));
+  const RowFormat rows = activation_format(w.format);
+  c.that(c.input(0).format == rows, rows.name() + " rows for " + w.format.name(), c.input(0).format.name());
 }
 
 void check_result(const Check& c, size_t output, const Parameter& weight) {
@@ -19,14 +17,15 @@ void check_result(const Check& c, size_t output, const Parameter& weight) {
   c.same_space(c.input(0), c.output(output));
 }
 
-MatmulArgs prepare(const Call& c, const PackedMatrix& weight, const Operand& y) {
+MatmulArgs prepare(const Call& c, const Worker& w, const PackedMatrix& weight, const Operand& y) {
   const Operand& x = c.input(0);
   MatmulArgs args;
   args.weight = weight;
   args.rows = x.rows;
   args.y = y.floats();
   args.y_stride = y.type.width;
-  if (weight.format.quantized()) {
+  args.native_pairs = w.kernels.native_pairs;
+  if (x.type.format.quantized()) {
     args.x = x.quantized();
   } else {
     args.x_f32 = x.floats();
@@ -68,7 +67,7 @@ void run_matmul(const Call& c, Worker& w) {
     int64_t first = 0;  // of weight i among all slabs
     for (size_t i = 0; i < n; ++i) {
       const int64_t here = n_slabs(c.output(i).type.width);
-      MatmulArgs args = prepare(c, c.parameter(2 * i).matrix, c.output(i));
+      MatmulArgs args = prepare(c, w, c.parameter(2 * i).matrix, c.output(i));
       if (c.has_parameter(2 * i + 1)) args.bias = c.parameter(2 * i + 1).floats;
       if (c.at.inputs.size() == 2) args.residual = c.input(1).floats();
       args.begin = begin > first ? begin - first : 0;
@@ -91,7 +90,7 @@ void check_gate_up(const Check& c) {
 }
 
 void run_gate_up(const Call& c, Worker& w) {
-  MatmulArgs args = prepare(c, c.parameter(0).matrix, c.output(0));
+  MatmulArgs args = prepare(c, w, c.parameter(0).matrix, c.output(0));
   args.up = c.parameter(1).matrix;
   const int64_t slabs = n_slabs(c.output(0).type.width);
   w.share(slabs, slabs_at_a_time(slabs, w.lane.count()), [&](int64_t begin, int64_t end) {

@@ -1,4 +1,4 @@
-// rms_norm, quantize, and both at once
+// rms_norm, layer_norm, quantize, rms_norm and quantize at once
 #include "ops/op.h"
 
 namespace jiffy {
@@ -15,13 +15,10 @@ void check_quantized(const Check& c) {
   const Value& q = c.output(0);
   c.is_float(x, q.width);
   c.same_space(x, q);
-  c.that(q.group == 32 || q.group == 64 || q.group == 128, "a group of 32, 64 or 128", std::to_string(q.group));
+  c.that(q.format.quantized(), "bf16 or q8 rows", q.format.name());
 }
 
-}  // namespace
-
-void check_rms_norm(const Check& c) {
-  c.counts(1, 1, 1);
+void check_norm(const Check& c) {
   c.is_float(c.input(0), c.output(0).width);
   c.is_float(c.output(0), c.input(0).width);
   c.same_space(c.input(0), c.output(0));
@@ -29,11 +26,33 @@ void check_rms_norm(const Check& c) {
   check_eps(c);
 }
 
+}  // namespace
+
+void check_rms_norm(const Check& c) {
+  c.counts(1, 1, 1);
+  check_norm(c);
+}
+
 void run_rms_norm(const Call& c, Worker& w) {
   const Operand& x = c.input(0);
   w.share(x.rows, kRowsAtATime, [&](int64_t begin, int64_t end) {
     w.kernels.rms_norm(
         {x.floats(), c.parameter(0).floats, c.output(0).floats(), x.type.width, c.at.attributes.eps, begin, end});
+  });
+}
+
+void check_layer_norm(const Check& c) {
+  c.counts(1, 1, 2);
+  check_norm(c);
+  if (c.has_parameter(1)) c.is_floats(1, 1, c.input(0).width);
+}
+
+void run_layer_norm(const Call& c, Worker& w) {
+  const Operand& x = c.input(0);
+  const float* bias = c.has_parameter(1) ? c.parameter(1).floats : nullptr;
+  w.share(x.rows, kRowsAtATime, [&](int64_t begin, int64_t end) {
+    w.kernels.layer_norm(
+        {x.floats(), c.parameter(0).floats, bias, c.output(0).floats(), x.type.width, c.at.attributes.eps, begin, end});
   });
 }
 

@@ -7,6 +7,7 @@ namespace {
 constexpr Op kOps[] = {
     {"embedding", check_embedding, run_embedding},
     {"rms_norm", check_rms_norm, run_rms_norm},
+    {"layer_norm", check_layer_norm, run_layer_norm},
     {"quantize", check_quantize, run_quantize},
     {"matmul", check_matmul, run_matmul},
     {"rope", check_rope, run_rope},
@@ -14,6 +15,7 @@ constexpr Op kOps[] = {
     {"attention", check_attention, run_attention},
     {"add", check_add, run_add},
     {"silu_mul", check_silu_mul, run_silu_mul},
+    {"gelu", check_gelu, run_gelu},
     {"select", check_select, run_select},
     {"rms_norm_quantize", check_rms_norm_quantize, run_rms_norm_quantize},
     {"gate_up", check_gate_up, run_gate_up},
@@ -23,10 +25,7 @@ static_assert(std::size(kOps) == static_cast<size_t>(OpKind::kRopeKvWrite) + 1);
 
 std::string shape(int64_t rows, int64_t cols) { return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]"; }
 
-std::string describe(const Value& value) {
-  return (value.group == 0 ? "f32" : "q8(" + std::to_string(value.group) + ")") + " rows of " +
-         std::to_string(value.width);
-}
+std::string describe(const Value& value) { return value.format.name() + " rows of " + std::to_string(value.width); }
 
 }  // namespace
 
@@ -45,7 +44,7 @@ void Check::counts(size_t inputs, size_t outputs, size_t parameters) const {
 }
 
 void Check::is_float(const Value& value, int64_t width) const {
-  that(value.group == 0 && value.width == width, describe({.width = width}), describe(value));
+  that(!value.format.quantized() && value.width == width, describe({.width = width}), describe(value));
 }
 
 void Check::is_matrix(size_t i, int64_t cols) const {

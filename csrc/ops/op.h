@@ -16,13 +16,13 @@ namespace jiffy {
 
 enum class Space : uint8_t { kTokens, kOutputs };  // one row a token of the batch; one row whose logits are asked for
 
-// The type of a value: float rows (group 0), or rows quantised in groups (quant/activations.h).
+// The type of a value: its rows, and how they are stored (quant/activations.h).
 struct Value {
   Space space = Space::kTokens;
   int64_t width = 0;
-  int64_t group = 0;
+  RowFormat format = {};
 
-  int64_t row_bytes() const { return group == 0 ? width * 4 : activation_row_bytes(width, group); }
+  int64_t row_bytes() const { return activation_row_bytes(width, format); }
 };
 
 // What an instruction reads besides values: a packed matrix, or floats [rows, cols] (norm weights, biases, rope
@@ -37,24 +37,29 @@ struct Parameter {
 enum class OpKind : uint8_t {
   kEmbedding,        // -> rows                            parameters: table
   kRmsNorm,          // x -> y                             parameters: weight
-  kQuantize,         // x -> q8
+  kLayerNorm,        // x -> y                             parameters: weight, bias or -1
+  kQuantize,         // x -> q8 or bf16
   kMatmul,           // x [, residual] -> y0, y1, ...      parameters: (weight, bias or -1) for each output
   kRope,             // x -> y                             parameters: cosines, sines
   kKvWrite,          // k, v ->
   kAttention,        // q -> y
   kAdd,              // a, b -> y
   kSiluMul,          // gate, up -> y
+  kGelu,             // x -> y
   kSelect,           // rows of tokens -> rows of outputs
-  kRmsNormQuantize,  // x -> q8                            parameters: weight             fused: the rest of the list
+  kRmsNormQuantize,  // x -> q8 or bf16                    parameters: weight             fused: the rest of the list
   kGateUp,           // x -> y                             parameters: gate, up
   kRopeKvWrite,      // q, k, v -> rotated q               parameters: cosines, sines
 };
 
 // What an op needs to know beyond its operands; fields that it doesn't use stay as they are.
 struct Attributes {
-  float eps = 0.0f;    // rms_norm
+  float eps = 0.0f;    // rms_norm, layer_norm
   float scale = 0.0f;  // attention
   int64_t layer = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
+  int64_t window = 0;  // attention: 0, or how many positions a token sees on a side, its own among them
+  bool causal = true;  // attention: false lets a token see those behind it, too; a sequence is then one slice
+  bool tanh = false;   // gelu: approximated by tanh
 };
 
 struct Instruction {
@@ -99,7 +104,7 @@ struct Operand {
   int64_t rows = 0;
 
   float* floats() const { return static_cast<float*>(data); }  // [rows, type.width]
-  ActivationView quantized() const { return activation_view(data, rows, type.width, type.group); }
+  ActivationView quantized() const { return activation_view(data, rows, type.width, type.format); }
 };
 
 // An instruction resolved for one step.
@@ -143,6 +148,8 @@ void check_embedding(const Check&);
 void run_embedding(const Call&, Worker&);
 void check_rms_norm(const Check&);
 void run_rms_norm(const Call&, Worker&);
+void check_layer_norm(const Check&);
+void run_layer_norm(const Call&, Worker&);
 void check_quantize(const Check&);
 void run_quantize(const Call&, Worker&);
 void check_rms_norm_quantize(const Check&);
@@ -163,6 +170,8 @@ void check_add(const Check&);
 void run_add(const Call&, Worker&);
 void check_silu_mul(const Check&);
 void run_silu_mul(const Call&, Worker&);
+void check_gelu(const Check&);
+void run_gelu(const Call&, Worker&);
 void check_select(const Check&);
 void run_select(const Call&, Worker&);
 

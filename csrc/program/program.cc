@@ -24,7 +24,8 @@ bool rotates(OpKind kind) { return kind == OpKind::kRope || kind == OpKind::kRop
 Program::Program(ProgramSpec spec) : spec_(std::move(spec)) {
   for (const Value& value : spec_.values) {
     if (value.width < 1) broken("program value", "a positive width", std::to_string(value.width));
-    if (value.group < 0) broken("program value", "a group of at least 0", std::to_string(value.group));
+    if (!value.format.valid())
+      broken("program value", "f32, bf16 or q8 rows in groups of 32, 64 or 128", value.format.name());
   }
   for (size_t i = 0; i < spec_.instructions.size(); ++i) {
     const Instruction& at = spec_.instructions[i];
@@ -101,7 +102,7 @@ void Program::check_order() const {
     broken("program result", "a value that an instruction made", std::to_string(r));
   }
   const Value& result = spec_.values[static_cast<size_t>(r)];
-  if (result.space != Space::kOutputs || result.group != 0)
+  if (result.space != Space::kOutputs || result.format.quantized())
     broken("program result", "float rows of outputs", "another type");
   if (vocab_size_ == 0) broken("program", "an embedding", "none");
   if (spec_.context_length < 1) broken("program context_length", "at least 1", std::to_string(spec_.context_length));

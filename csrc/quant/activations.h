@@ -1,16 +1,24 @@
-// Quantised activations ("q8"): the signed, broadcast operand of every integer matmul.
+// How rows of activations are stored: as f32, or quantised, which is how a matmul with bf16 or integer weights reads
+// them.
 //
-// Rows are cut into tiles of at most 12, as even as possible, and a tile is stored with its rows interleaved every 4
-// cols, so that a kernel walks one stream and finds each row's next 4 bytes at a constant distance:
+// Quantised rows are cut into tiles of at most 12, as even as possible, and a tile is stored with its rows interleaved
+// every 4 bytes, so that a kernel walks one stream, finds each row's next 4 bytes at a constant distance, and
+// broadcasts them at once:
 //
-//   data        int8   [tile][cols_padded / 4][rows of the tile][4]     q = round(x / scale), clamped to +-127
-//   scale       f32    [tile][n_groups][rows of the tile]               max|x| / 127 over the group
-//   correction  int32  [tile][n_groups][rows of the tile]               -8 * sum(q): what biased 4-bit codes add too
-//   much scaled_sum  f32    [tile][n_groups][rows of the tile]               scale * sum(q): multiplies a weight
-//   group's offset
+//   bf16   data         bf16   [tile][cols_padded / 2][rows of the tile][2]   x, to nearest even
+//
+//   q8     data         int8   [tile][cols_padded / 4][rows of the tile][4]   q = round(x / scale), clamped to +-127
+//          scale        f32    [tile][n_groups][rows of the tile]             max|x| / 127 over the group
+//          correction   int32  [tile][n_groups][rows of the tile]             -8 * sum(q): what biased 4-bit codes add
+//                                                                             too much
+//          scaled_sum   f32    [tile][n_groups][rows of the tile]             scale * sum(q): multiplies a weight
+//                                                                             group's offset
 #pragma once
 
 #include <cstdint>
+#include <string>
+
+#include "quant/format.h"
 
 namespace jiffy {
 
@@ -19,33 +27,51 @@ inline constexpr int kMaxTileRows = 12;  // 12 int32 and 12 f32 accumulators of 
 constexpr int64_t n_row_tiles(int64_t rows) { return (rows + kMaxTileRows - 1) / kMaxTileRows; }
 constexpr int64_t row_tile_begin(int64_t rows, int64_t tile) { return rows * tile / n_row_tiles(rows); }
 
+struct RowFormat {
+  int bits = 32;      // 32 (f32), 16 (bf16) or 8 (q8)
+  int64_t group = 1;  // cols that padding keeps whole: one f32, a pair of bf16, or those of q8 that share a scale
+
+  constexpr bool quantized() const { return bits < 32; }
+  constexpr bool valid() const {
+    if (bits == 8) return group == 32 || group == 64 || group == 128;
+    return (bits == 16 && group == 2) || (bits == 32 && group == 1);
+  }
+  constexpr bool operator==(const RowFormat&) const = default;
+  std::string name() const;  // "f32", "bf16", "q8(32)"
+};
+
+// The rows that a matmul with such weights reads.
+constexpr RowFormat activation_format(const WeightFormat& f) { return {f.quantized() ? 8 : f.bits, f.group}; }
+
 struct ActivationView {
-  int8_t* data = nullptr;
+  int8_t* data = nullptr;  // bytes, whatever they hold
   float* scale = nullptr;
   int32_t* correction = nullptr;
   float* scaled_sum = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;  // as in the float source; storage is padded to whole groups with zeros
+  int bits = 0;      // 16 or 8
   int64_t group = 0;
 
   int64_t groups() const { return (cols + group - 1) / group; }
   int64_t padded() const { return groups() * group; }
+  int64_t row_bytes() const { return padded() * bits / 8; }  // of data
 };
 
-// Bytes of one row in all four arrays together; a view of `rows` rows takes rows * this.
-constexpr int64_t activation_row_bytes(int64_t cols, int64_t group) {
-  const int64_t groups = (cols + group - 1) / group;
-  return groups * group + groups * 12;
+// Bytes of one row in all arrays together; a view of `rows` rows takes rows * this.
+constexpr int64_t activation_row_bytes(int64_t cols, const RowFormat& format) {
+  const int64_t groups = (cols + format.group - 1) / format.group;
+  return groups * format.group * format.bits / 8 + (format.bits == 8 ? groups * 12 : 0);
 }
 
-// Lays the four arrays out in `memory`: the 4-byte ones first, so that each is aligned.
-inline ActivationView activation_view(void* memory, int64_t rows, int64_t cols, int64_t group) {
-  const int64_t groups = (cols + group - 1) / group;
+// Lays the arrays of quantised rows out in `memory`: the 4-byte ones first, so that each is aligned.
+inline ActivationView activation_view(void* memory, int64_t rows, int64_t cols, const RowFormat& format) {
+  const int64_t groups = format.bits == 8 ? (cols + format.group - 1) / format.group : 0;
   float* scale = static_cast<float*>(memory);
   float* scaled_sum = scale + rows * groups;
   int32_t* correction = reinterpret_cast<int32_t*>(scaled_sum + rows * groups);
   int8_t* data = reinterpret_cast<int8_t*>(correction + rows * groups);
-  return {data, scale, correction, scaled_sum, rows, cols, group};
+  return {data, scale, correction, scaled_sum, rows, cols, format.bits, format.group};
 }
 
 }  // namespace jiffy

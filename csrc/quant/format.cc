@@ -9,7 +9,7 @@ struct Named {
   const char* name;
   int bits, group;
 };
-constexpr Named kNamed[] = {{"f32", 32, 1}, {"i8", 8, 128},   {"i8g32", 8, 32},
+constexpr Named kNamed[] = {{"f32", 32, 1}, {"bf16", 16, 2},  {"i8", 8, 128},    {"i8g32", 8, 32},
                             {"i4", 4, 32},  {"i4g64", 4, 64}, {"i4g128", 4, 128}};
 
 std::string listed(const std::vector<std::string>& names) {
@@ -32,7 +32,7 @@ const std::vector<std::string>& format_names() {
     std::vector<std::string> all;
     for (const Named& named : kNamed) {
       all.emplace_back(named.name);
-      if (named.bits < 32) all.push_back(std::string(named.name) + "a");
+      if (named.bits < 16) all.push_back(std::string(named.name) + "a");
     }
     return all;
   }();

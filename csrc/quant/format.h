@@ -3,14 +3,14 @@
 // A matrix [rows, cols] is cut into slabs of 16 output rows. A slab is one sequential stream of 64-byte lines, group
 // after group along cols, so that outputs sit in lanes and cols run in time: no kernel ever adds across lanes.
 //
-//   slab (i4, symmetric, f16 scales)     header | codes of group 0 | codes of group 1 | header | codes of group 2 | ...
-//   code line, 4 bits    16 x 4 bytes; byte b of lane r: low nibble = code[r][col + b], high nibble = code[r][col + 4 +
-//   b] code line, 8 bits    16 x 4 bytes; byte b of lane r = code[r][col + b] line, f32            16 floats: lane r =
-//   weight[r][col]; no headers
+//   slab (i4, symmetric, f16 scales)   header | codes of group 0 | codes of group 1 | header | codes of group 2 | ...
+//   line of 4-bit codes   16 x 4 bytes: byte b of lane r = code[r][col + b], and in its high nibble code[r][col + 4 +
+//   b] line of 8-bit codes   16 x 4 bytes: byte b of lane r = code[r][col + b] line of bf16          16 x 2 bf16: half
+//   h of lane r = weight[r][col + h]; no headers line of f32           16 f32: lane r = weight[r][col]; no headers
 //
-//   header lines         f16 scales              f32 scales
-//   symmetric            one per two groups      one per group              16 scales (of each group)
-//   asymmetric           one per group           two per group              16 scales, then 16 offsets
+//   header lines          f16 scales              f32 scales
+//   symmetric             one per two groups      one per group              16 scales (of each group)
+//   asymmetric            one per group           two per group              16 scales, then 16 offsets
 //
 // Codes are unsigned (the unsigned operand of vpdpbusd): 4-bit codes are biased by 8, 8-bit codes by 128.
 //   symmetric            weight = scale * (code - bias)
@@ -35,18 +35,18 @@ enum class Offset : uint8_t { kNone, kMin, kZero };
 enum class ScaleType : uint8_t { kF16, kF32 };
 
 struct WeightFormat {
-  int bits = 32;  // 4, 8 or 32 (f32: no groups)
-  int group = 1;  // weights that share a scale: 32, 64, 128; 1 for f32
+  int bits = 32;  // 4, 8, 16 (bf16) or 32 (f32)
+  int group = 1;  // cols that padding keeps whole: those that share a scale (32, 64, 128), a pair of bf16, one f32
   Offset offset = Offset::kNone;
   ScaleType scale = ScaleType::kF16;
 
-  constexpr bool quantized() const { return bits < 32; }
+  constexpr bool quantized() const { return bits < 16; }
   constexpr bool operator==(const WeightFormat&) const = default;
   std::string name() const;  // "i4g64a"
 };
 
-// Parses "f32", "i8", "i8g32", "i4", "i4g64", "i4g128" or an integer one with the suffix "a" (asymmetric, offset
-// "min"). Throws Error kParameter naming `where` and listing the formats.
+// Parses "f32", "bf16", "i8", "i8g32", "i4", "i4g64", "i4g128" or an integer one with the suffix "a" (asymmetric,
+// offset "min"). Throws Error kParameter naming `where` and listing the formats.
 WeightFormat parse_format(std::string_view name, const std::string& where);
 const std::vector<std::string>& format_names();
 
@@ -80,9 +80,8 @@ constexpr int64_t codes_offset(const WeightFormat& f, int64_t group) {
   return (headers * header_lines(f) + group * lines_per_group(f)) * kLineBytes;
 }
 constexpr int64_t slab_bytes(const WeightFormat& f, int64_t cols) {
-  if (!f.quantized()) return cols * kLineBytes;
   const int64_t groups = n_groups(f, cols);
-  const int64_t headers = paired_header(f) ? (groups + 1) / 2 : groups;
+  const int64_t headers = !f.quantized() ? 0 : paired_header(f) ? (groups + 1) / 2 : groups;
   return (headers * header_lines(f) + groups * lines_per_group(f)) * kLineBytes;
 }
 
@@ -99,6 +98,7 @@ static_assert(bits_per_weight({.bits = 4, .group = 32, .offset = Offset::kMin}) 
 static_assert(bits_per_weight({.bits = 4, .group = 64, .offset = Offset::kMin}) == 4.5);
 static_assert(bits_per_weight({.bits = 4, .group = 32, .scale = ScaleType::kF32}) == 5.0);
 static_assert(bits_per_weight({.bits = 4, .group = 32, .offset = Offset::kZero, .scale = ScaleType::kF32}) == 6.0);
+static_assert(bits_per_weight({.bits = 16, .group = 2}) == 16.0);
 static_assert(bits_per_weight({}) == 32.0);
 
 // A packed matrix, by reference. Two matrices may lie interleaved in one buffer (slab_stride > slab_bytes).

@@ -1,6 +1,7 @@
 #include "quant/reference.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -66,6 +67,25 @@ int64_t code_byte(const WeightFormat& f, const Place& place, int64_t col, int64_
   return (place.first_code_line + col / per_line) * kLineBytes + lane * 4 + col % 4;
 }
 
+int64_t bf16_byte(int64_t col, int64_t lane) { return col / 2 * kLineBytes + lane * 4 + col % 2 * 2; }
+
+// The bf16 nearest to x, which has 8 significant bits, or those above 2^-133; ties to even.
+uint16_t nearest_bf16(float x) {
+  const double unit = std::ldexp(1.0, std::max(std::ilogb(x), -126) - 7);
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(std::nearbyint(x / unit) * unit)) >> 16);
+}
+
+void pack_floats(const float* x, int64_t cols, const WeightFormat& f, uint8_t* slab, int64_t lane) {
+  for (int64_t c = 0; c < cols; ++c) {
+    if (f.bits == 32) {
+      std::memcpy(slab + (c * kSlabRows + lane) * 4, x + c, 4);
+    } else {
+      const uint16_t bf16 = nearest_bf16(x[c]);
+      std::memcpy(slab + bf16_byte(c, lane), &bf16, 2);
+    }
+  }
+}
+
 float rounded(float x, const WeightFormat& f) { return f.scale == ScaleType::kF16 ? f16_to_f32(f32_to_f16(x)) : x; }
 
 struct Quantiser {
@@ -110,7 +130,12 @@ double reference_weight(const PackedMatrix& m, int64_t row, int64_t col) {
   const uint8_t* slab = m.slab(row / kSlabRows);
   const int64_t lane = row % kSlabRows;
   const WeightFormat& f = m.format;
-  if (!f.quantized()) {
+  if (f.bits == 16) {
+    uint16_t value;
+    std::memcpy(&value, slab + bf16_byte(col, lane), 2);
+    return bf16_to_f32(value);
+  }
+  if (f.bits == 32) {
     float value;
     std::memcpy(&value, slab + (col * kSlabRows + lane) * 4, 4);
     return value;
@@ -135,17 +160,29 @@ std::vector<float> reference_unpack(const PackedMatrix& m) {
   return out;
 }
 
+float reference_activation(const ActivationView& x, int64_t row, int64_t col) {
+  int64_t tile = 0;
+  while (row_tile_begin(x.rows, tile + 1) <= row) ++tile;
+  const int64_t first = row_tile_begin(x.rows, tile), rows = row_tile_begin(x.rows, tile + 1) - first;
+  const int64_t size = x.bits / 8, in_line = 4 / size;  // a line: 4 bytes of each row of the tile
+  const int8_t* value =
+      x.data + first * x.row_bytes() + (col / in_line * rows + row - first) * 4 + col % in_line * size;
+  if (x.bits == 16) {
+    uint16_t bits;
+    std::memcpy(&bits, value, 2);
+    return bf16_to_f32(bits);
+  }
+  return x.scale[first * x.groups() + col / x.group * rows + row - first] * static_cast<float>(*value);
+}
+
 std::vector<uint8_t> reference_pack(const float* x, int64_t rows, int64_t cols, const WeightFormat& f) {
   const int64_t stride = slab_bytes(f, cols);
   std::vector<uint8_t> out(static_cast<size_t>(n_slabs(rows) * stride));
   for (int64_t r = 0; r < rows; ++r) {
     uint8_t* slab = out.data() + r / kSlabRows * stride;
     const int64_t lane = r % kSlabRows;
-    if (!f.quantized()) {
-      for (int64_t c = 0; c < cols; ++c) std::memcpy(slab + (c * kSlabRows + lane) * 4, x + r * cols + c, 4);
-      continue;
-    }
-    for (int64_t g = 0; g * f.group < cols; ++g) {
+    if (!f.quantized()) pack_floats(x + r * cols, cols, f, slab, lane);
+    for (int64_t g = 0; f.quantized() && g * f.group < cols; ++g) {
       pack_group(x + r * cols + g * f.group, std::min<int64_t>(f.group, cols - g * f.group), f, g, slab, lane);
     }
   }

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/dtype.h"
 #include "base/error.h"
@@ -63,6 +64,10 @@ float largest_magnitude(const float* x, int64_t n) {
   return std::bit_cast<float>(largest);
 }
 
+// What the weights of a file must stay below to be finite in this format. From half a step above the largest bf16,
+// 0x1.fep127, a float rounds to infinity.
+float limit(const WeightFormat& f) { return f.bits == 16 ? 0x1.ffp127f : std::numeric_limits<float>::infinity(); }
+
 // Packs one row after another; `floats` holds a decoded row.
 class RowPacker {
  public:
@@ -72,22 +77,19 @@ class RowPacker {
         floats_(static_cast<size_t>(matrix.cols)),
         codes_(static_cast<size_t>(matrix.format.group)) {}
 
-  // False for a row with a weight that is not finite.
+  // False for a row with a weight that is not finite in the matrix's format.
   bool pack(int64_t row, const uint8_t* source) {
     uint8_t* slab = const_cast<uint8_t*>(matrix_.slab(row / kSlabRows));
     const int lane = static_cast<int>(row % kSlabRows);
     if (natural_format(type_) == matrix_.format && is_quantized(type_)) return take_over(source, slab, lane);
     decode_row(type_, source, matrix_.cols, floats_.data());
     const float largest = largest_magnitude(floats_.data(), matrix_.cols);
-    if (!std::isfinite(largest)) return false;
-    largest_ = std::fmax(largest_, largest);
-    if (!matrix_.format.quantized()) {
-      float* column = reinterpret_cast<float*>(slab) + lane;
-      for (int64_t k = 0; k < matrix_.cols; ++k) column[k * kSlabRows] = floats_[static_cast<size_t>(k)];
-      return true;
-    }
     const WeightFormat& f = matrix_.format;
-    for (int64_t g = 0; g * f.group < matrix_.cols; ++g) {
+    if (!(largest < limit(f))) return false;
+    largest_ = std::fmax(largest_, largest);
+    if (f.bits == 32) place_f32(slab, lane);
+    if (f.bits == 16) place_bf16(slab, lane);
+    for (int64_t g = 0; f.quantized() && g * f.group < matrix_.cols; ++g) {
       const int64_t n = std::min<int64_t>(f.group, matrix_.cols - g * f.group);
       place(quantize_group(floats_.data() + g * f.group, n, f, codes_.data()), codes_.data(), slab, g, lane);
     }
@@ -97,6 +99,22 @@ class RowPacker {
   float largest() const { return largest_; }
 
  private:
+  void place_f32(uint8_t* slab, int lane) {
+    float* column = reinterpret_cast<float*>(slab) + lane;
+    for (int64_t k = 0; k < matrix_.cols; ++k) column[k * kSlabRows] = floats_[static_cast<size_t>(k)];
+  }
+
+  // What was bf16 in the file comes back bit for bit: rounding changes none of its numbers.
+  void place_bf16(uint8_t* slab, int lane) {
+    const auto bf16_at = [&](int64_t k) -> uint32_t {
+      return k < matrix_.cols ? f32_to_bf16(floats_[static_cast<size_t>(k)]) : 0;
+    };
+    for (int64_t k = 0; k < matrix_.cols; k += 2) {
+      const uint32_t pair = bf16_at(k) | bf16_at(k + 1) << 16;
+      std::memcpy(slab + k / 2 * kLineBytes + lane * 4, &pair, 4);
+    }
+  }
+
   bool take_over(const uint8_t* source, uint8_t* slab, int lane) {
     for (int64_t g = 0; g < matrix_.cols / kSourceBlock; ++g) {
       const SourceGroup group = read_group(type_, source, g);
@@ -128,6 +146,8 @@ WeightFormat natural_format(SourceType type) {
       return {.bits = 4, .group = 32, .offset = Offset::kMin};
     case SourceType::kQ8_0:
       return {.bits = 8, .group = 32};
+    case SourceType::kBF16:
+      return {.bits = 16, .group = 2};
     default:
       return {};
   }
@@ -176,7 +196,8 @@ void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, Sou
     largest[static_cast<size_t>(lane.id())] = packer.largest();
   });
   if (bad_row >= 0) {
-    fail(ErrorKind::kFormat, name_, "finite weights", "NaN or infinity in row " + std::to_string(bad_row));
+    const std::string found = matrix_.format.bits == 16 ? "NaN or infinity as bf16" : "NaN or infinity";
+    fail(ErrorKind::kFormat, name_, "finite weights", found + " in row " + std::to_string(bad_row));
   }
   for (const float x : largest) largest_ = std::fmax(largest_, x);
 }

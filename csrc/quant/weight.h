@@ -28,8 +28,8 @@ class Weight {
 
   // Packs the rows [begin, begin + n_rows) from `source`, [n_rows, source_row_bytes]; begin is a multiple of 16.
   // A block-quantised source whose groups are the format's own is taken over without loss; any other is decoded and
-  // quantised. Throws kFormat naming the tensor and the row for weights that are NaN or infinite, kParameter for rows
-  // out of range.
+  // quantised. Throws kFormat naming the tensor and the row for weights that are NaN or infinite, or become so in bf16,
+  // kParameter for rows out of range.
   void pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool);
 
   // Whether f16 headers hold scales and offsets of what has been packed: none overflows, and the scale of the largest
@@ -50,7 +50,8 @@ class Weight {
   float largest_ = 0.0f;  // |weight|, of those that were quantised here
 };
 
-// The format that holds a block-quantised source without loss: q4_0 -> i4, q4_1 -> i4a, q8_0 -> i8g32; f32 for floats.
+// The format that holds a source without loss: q4_0 -> i4, q4_1 -> i4a, q8_0 -> i8g32; bf16 itself; f32 for f32 and
+// f16.
 WeightFormat natural_format(SourceType type);
 
 }  // namespace jiffy

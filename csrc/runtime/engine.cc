@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 namespace jiffy {
@@ -10,6 +11,11 @@ namespace {
 
 // KV memory that is set aside for each of max_batch, beside one whole context.
 constexpr int64_t kPositionsPerSequence = 256;
+
+// Rows of logits that score() holds at once: enough for the integer peak, and no more than a full batch has.
+constexpr int64_t kScoredAtOnce = 64;
+
+constexpr int64_t kMostCompletions = 1024;  // of one request
 
 const EngineOptions& checked(const EngineOptions& options, const Program& program) {
   const auto check = [](const char* name, int64_t value, int64_t most) {
@@ -28,6 +34,12 @@ const EngineOptions& checked(const EngineOptions& options, const Program& progra
   return options;
 }
 
+KvLayout kv_layout(const Program& program, KvType type) {
+  KvLayout layout = program.kv_shape();
+  layout.type = type;
+  return layout;
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
@@ -38,9 +50,12 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
       kernels_(kernels),
       options_(checked(options, *program_)),
       executor_(program_, *pool_, kernels_),
-      cache_(program_->kv_shape(), options_.context + options_.max_batch * kPositionsPerSequence),
-      scheduler_(cache_.pool(), options_.max_batch, options_.prefill_chunk),
-      sampler_(kernels_) {}
+      cache_(kv_layout(*program_, options_.kv_type), options_.context + options_.max_batch * kPositionsPerSequence,
+             options_.prefix_cache),
+      scheduler_(cache_.pool(), options_.max_batch, options_.prefill_chunk,
+                 [this](int32_t from, int32_t to) { cache_.copy_block(from, to); }),
+      sampler_(kernels_),
+      log_softmax_(kernels_) {}
 
 // The lock could have been held by a thread that fork() did not copy: the process is checked first.
 std::unique_lock<std::mutex> Engine::enter() const {
@@ -64,26 +79,42 @@ void Engine::check_tokens(const std::vector<int32_t>& tokens) const {
   }
 }
 
-int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params) {
-  const auto lock = enter();
-  check_tokens(prompt);
-  params.validate();
+std::unique_ptr<Sequence> Engine::make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params) {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = next_id_++;
   sequence->n_prompt = static_cast<int64_t>(prompt.size());
-  sequence->tokens = std::move(prompt);
   const int64_t room = options_.context + 1 - sequence->n_prompt;  // the last token is never computed
-  sequence->tokens.reserve(static_cast<size_t>(sequence->n_prompt + std::min(params.max_tokens, room)));
-  sequence->params = std::move(params);
-  const int64_t id = sequence->id;
-  scheduler_.add(std::move(sequence));
+  sequence->tokens.reserve(prompt.size() + static_cast<size_t>(std::min(params.max_tokens, room)));
+  sequence->tokens = prompt;
+  sequence->params = params;
+  return sequence;
+}
+
+int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t n) {
+  const auto lock = enter();
+  check_tokens(prompt);
+  params.validate();
+  if (n < 1 || n > kMostCompletions) {
+    fail(ErrorKind::kParameter, "n", "1 to " + std::to_string(kMostCompletions), std::to_string(n));
+  }
+  auto first = make_sequence(prompt, params);
+  for (int64_t i = 1; i < n; ++i) {
+    auto child = make_sequence(prompt, params);
+    child->params.seed = completion_seed(params.seed, i);
+    first->children.emplace(child->id, std::move(child));
+  }
+  const int64_t id = first->id;
+  scheduler_.add(std::move(first));
   return id;
 }
 
-// The token behind a sequence whose tokens are all computed.
-TokenEvent Engine::choose(const Sequence& s, const float* logits) {
-  TokenEvent event{.request = s.id, .token = 0, .reason = FinishReason::kNone, .error = nullptr};
+// The token behind a sequence whose tokens are all computed. The logits are as before afterwards.
+TokenEvent Engine::choose(const Sequence& s, float* logits) {
+  TokenEvent event;
+  event.request = s.id;
+  penalties_.apply(logits, vocab_size(), s.params, s.tokens, s.n_prompt);
   const std::optional<int32_t> token = sampler_.sample(logits, vocab_size(), s.params, s.n_generated());
+  penalties_.restore(logits);
   if (!token) {
     event.reason = FinishReason::kError;
     event.error = std::make_shared<const Error>(ErrorKind::kFormat, "logits", "finite numbers",
@@ -91,6 +122,11 @@ TokenEvent Engine::choose(const Sequence& s, const float* logits) {
     return event;
   }
   event.token = *token;
+  if (s.params.logprobs >= 0) {
+    log_softmax_.read(logits, vocab_size());
+    event.logprob = log_softmax_.of(*token);
+    event.top_logprobs = log_softmax_.top(s.params.logprobs);
+  }
   const std::vector<int32_t>& stops = s.params.stop_ids;
   if (!s.params.ignore_eos && std::find(stops.begin(), stops.end(), *token) != stops.end()) {
     event.reason = FinishReason::kStop;
@@ -104,12 +140,17 @@ TokenEvent Engine::choose(const Sequence& s, const float* logits) {
 void Engine::commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events) {
   auto event = events.begin();
   for (const Slice& slice : slices) {
-    slice.sequence->n_computed += slice.count;
-    if (slice.output) slice.sequence->tokens.push_back((event++)->token);
+    Sequence& s = *slice.sequence;
+    s.n_computed += slice.count;
+    if (!slice.output) continue;
+    if (!event->error) scheduler_.register_blocks(s);
+    s.tokens.push_back((event++)->token);
+    for (const auto& [id, child] : s.children) child->tokens.push_back((event++)->token);
   }
   for (const TokenEvent& e : events) {
     if (e.reason != FinishReason::kNone) scheduler_.remove(e.request);
   }
+  scheduler_.fork();
 }
 
 void Engine::reserve_logits(int64_t n_outputs) {
@@ -119,17 +160,20 @@ void Engine::reserve_logits(int64_t n_outputs) {
   logits_ = Buffer::allocate(bytes, "logits of " + std::to_string(n_outputs) + " sequences");
 }
 
-std::vector<TokenEvent> Engine::step(const Interrupted& interrupted) {
+std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Observer& observer) {
   const auto lock = enter();
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
   const Batch batch(slices);
   reserve_logits(batch.n_outputs());
-  if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted)) throw Interruption();
+  if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted, observer)) throw Interruption();
   std::vector<TokenEvent> events;
+  float* row = logits_.as<float>();
   for (const Slice& slice : slices) {
-    const int64_t row = static_cast<int64_t>(events.size());
-    if (slice.output) events.push_back(choose(*slice.sequence, logits_.as<float>() + row * vocab_size()));
+    if (!slice.output) continue;
+    events.push_back(choose(*slice.sequence, row));
+    for (const auto& [id, child] : slice.sequence->children) events.push_back(choose(*child, row));
+    row += vocab_size();
   }
   commit(slices, events);
   return events;
@@ -140,9 +184,11 @@ void Engine::cancel(int64_t request) {
   scheduler_.remove(request);
 }
 
-void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted) {
-  const auto lock = enter();
-  check_tokens(tokens);
+// Every row's logits, `chunk` tokens at a time: those of the tokens from `position` on go to place(position), then
+// done(position, count) is called. Needs all rows, so takes over none, and leaves none behind.
+template <class Place, class Done>
+void Engine::compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
+                           const Observer& observer, Place&& place, Done&& done) {
   Sequence sequence;
   sequence.tokens = std::move(tokens);
   struct Release {
@@ -151,16 +197,40 @@ void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& 
     ~Release() { scheduler.release_blocks(sequence); }
   } const release{scheduler_, sequence};
   while (sequence.n_waiting() > 0) {
-    const int64_t count = std::min(options_.prefill_chunk, sequence.n_waiting());
-    if (!scheduler_.reserve(sequence, sequence.n_computed + count)) {
+    const int64_t position = sequence.n_computed, count = std::min(chunk, sequence.n_waiting());
+    if (!scheduler_.reserve(sequence, position + count)) {
       fail(ErrorKind::kInternal, "logits", "a KV cache of at least one context",
            std::to_string(cache_.pool().n_blocks()) + " blocks");
     }
     const Batch batch({{&sequence, count, true}}, true);
-    float* rows = out + sequence.n_computed * vocab_size();
-    if (!executor_.run(batch.view(), cache_.layout(), rows, interrupted)) throw Interruption();
+    if (!executor_.run(batch.view(), cache_.layout(), place(position), interrupted, observer)) throw Interruption();
     sequence.n_computed += count;
+    done(position, count);
   }
+}
+
+void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer) {
+  const auto lock = enter();
+  check_tokens(tokens);
+  const auto place = [&](int64_t position) { return out + position * vocab_size(); };
+  compute_alone(std::move(tokens), options_.prefill_chunk, interrupted, observer, place, [](int64_t, int64_t) {});
+}
+
+void Engine::score(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted) {
+  const auto lock = enter();
+  check_tokens(tokens);
+  const std::vector<int32_t> wanted(tokens.begin() + 1, tokens.end());
+  tokens.pop_back();
+  const int64_t chunk = std::min({options_.prefill_chunk, kScoredAtOnce, static_cast<int64_t>(wanted.size())});
+  reserve_logits(chunk);
+  const auto place = [&](int64_t) { return logits_.as<float>(); };
+  compute_alone(std::move(tokens), chunk, interrupted, {}, place, [&](int64_t position, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t token = wanted[static_cast<size_t>(position + i)];
+      log_softmax_.read(logits_.as<float>() + i * vocab_size(), vocab_size());
+      out[position + i] = token < vocab_size() ? log_softmax_.of(token) : -std::numeric_limits<float>::infinity();
+    }
+  });
 }
 
 bool Engine::idle() const {
@@ -173,6 +243,11 @@ int64_t Engine::n_blocks() const { return cache_.pool().n_blocks(); }
 int64_t Engine::n_free_blocks() const {
   const auto lock = enter();
   return cache_.pool().n_free();
+}
+
+int64_t Engine::n_cached_tokens() const {
+  const auto lock = enter();
+  return scheduler_.n_cached_tokens();
 }
 
 }  // namespace jiffy

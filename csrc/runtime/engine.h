@@ -3,12 +3,16 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "program/executor.h"
 #include "runtime/batch.h"
 #include "runtime/kv_cache.h"
+#include "runtime/log_softmax.h"
+#include "runtime/penalties.h"
 #include "runtime/scheduler.h"
 
 namespace jiffy {
@@ -17,6 +21,8 @@ struct EngineOptions {
   int64_t context = 0;          // positions of a sequence; at most the program's
   int64_t max_batch = 64;       // sequences that run at once
   int64_t prefill_chunk = 512;  // prompt tokens in a step
+  KvType kv_type = KvType::kF32;
+  bool prefix_cache = true;  // a prompt that begins as one before takes over its keys and values
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kError };
@@ -26,6 +32,8 @@ struct TokenEvent {
   int32_t token = 0;
   FinishReason reason = FinishReason::kNone;
   std::shared_ptr<const Error> error;  // for kError: this request failed, the others go on
+  std::optional<float> logprob;        // as SamplingParams::logprobs asks; before penalties and temperature
+  std::vector<std::pair<int32_t, float>> top_logprobs;
 };
 
 // A step that the caller's `interrupted` ended; every sequence is as it was before.
@@ -41,32 +49,44 @@ class Engine {
   Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
          const EngineOptions& options);
 
-  // Returns the request's number. Throws kParameter for a bad prompt or parameter, kContextOverflow for a prompt that
-  // is too long.
-  int64_t add(std::vector<int32_t> prompt, SamplingParams params);
+  // `n` completions of one prompt, each a request of its own; number i has completion_seed(params.seed, i). Returns the
+  // number of the first, which the others follow. Throws kParameter for a bad prompt or parameter, kContextOverflow for
+  // a prompt that is too long.
+  int64_t add(std::vector<int32_t> prompt, SamplingParams params, int64_t n = 1);
 
   // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption,
   // kOutOfMemory.
-  std::vector<TokenEvent> step(const Interrupted& interrupted);
+  std::vector<TokenEvent> step(const Interrupted& interrupted, const Observer& observer = {});
 
   // Ends a request, or does nothing if it has ended.
   void cancel(int64_t request);
 
   // out [n_tokens, vocab_size]: the logits behind every token. Throws as add() and step() do.
-  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted);
+  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer = {});
+
+  // out [n_tokens - 1]: the log probability of each token after the first, given those before; -infinity for one that
+  // has no logit, NaN where logits are no finite numbers. Throws as add() and step() do.
+  void score(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted);
 
   bool idle() const;
+  const Program& program() const { return *program_; }
   int64_t vocab_size() const { return program_->result_width(); }
   const char* isa() const { return kernels_.isa; }
+  KvType kv_type() const { return options_.kv_type; }
   int64_t kv_bytes() const { return cache_.n_bytes(); }
   int64_t n_blocks() const;
   int64_t n_free_blocks() const;
+  int64_t n_cached_tokens() const;  // of prompts, taken from the prefix cache so far
 
  private:
   std::unique_lock<std::mutex> enter() const;
   void check_tokens(const std::vector<int32_t>& tokens) const;
+  std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params);
   void reserve_logits(int64_t n_outputs);
-  TokenEvent choose(const Sequence& sequence, const float* logits);
+  TokenEvent choose(const Sequence& sequence, float* logits);
+  template <class Place, class Done>
+  void compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
+                     const Observer& observer, Place&& place, Done&& done);
   void commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events);
 
   const int64_t process_;
@@ -78,6 +98,8 @@ class Engine {
   KVCache cache_;
   Scheduler scheduler_;
   Sampler sampler_;
+  Penalties penalties_;
+  LogSoftmax log_softmax_;
   Buffer logits_;  // [outputs of the largest step so far, vocab_size]
   int64_t next_id_ = 0;
   mutable std::mutex mutex_;

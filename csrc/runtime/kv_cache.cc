@@ -1,6 +1,7 @@
 #include "runtime/kv_cache.h"
 
 #include <cstddef>
+#include <cstring>
 #include <limits>
 #include <string>
 
@@ -14,7 +15,7 @@ int64_t n_blocks_for(int64_t positions) { return positions / kBlockSize + (posit
 Buffer allocate(const KvLayout& shape, int64_t positions) {
   const std::string what = "the KV cache of " + std::to_string(positions) + " positions";
   const int64_t n_blocks = n_blocks_for(positions);
-  const int64_t block_bytes = shape.block_floats() * static_cast<int64_t>(sizeof(float));
+  const int64_t block_bytes = shape.block_bytes();
   size_t bytes = 0;
   if (n_blocks > std::numeric_limits<int32_t>::max() || __builtin_mul_overflow(n_blocks, block_bytes, &bytes)) {
     fail(ErrorKind::kOutOfMemory, what, "at most 2147483647 blocks in 2^64 bytes",
@@ -25,9 +26,16 @@ Buffer allocate(const KvLayout& shape, int64_t positions) {
 
 }  // namespace
 
-KVCache::KVCache(const KvLayout& shape, int64_t positions)
-    : memory_(allocate(shape, positions)), layout_(shape), pool_(n_blocks_for(positions)) {
-  layout_.data = memory_.as<float>();
+KVCache::KVCache(const KvLayout& shape, int64_t positions, bool prefix_cache)
+    : memory_(allocate(shape, positions)),
+      layout_(shape),
+      pool_(n_blocks_for(positions), prefix_cache ? prefix_hash : nullptr) {
+  layout_.data = memory_.as<uint8_t>();
+}
+
+void KVCache::copy_block(int32_t from, int32_t to) {
+  const int64_t bytes = layout_.block_bytes();
+  std::memcpy(memory_.as<uint8_t>() + to * bytes, memory_.as<uint8_t>() + from * bytes, static_cast<size_t>(bytes));
 }
 
 }  // namespace jiffy

@@ -10,7 +10,10 @@ namespace jiffy {
 class KVCache {
  public:
   // Room for `positions` >= 0; the operating system commits a block's pages when it is first used. Throws kOutOfMemory.
-  KVCache(const KvLayout& shape, int64_t positions);
+  // prefix_cache: the pool remembers what full blocks hold.
+  KVCache(const KvLayout& shape, int64_t positions, bool prefix_cache);
+
+  void copy_block(int32_t from, int32_t to);
 
   const KvLayout& layout() const { return layout_; }
   BlockPool& pool() { return pool_; }

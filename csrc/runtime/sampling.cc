@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/splitmix.h"
 
 namespace jiffy {
 namespace {
@@ -16,15 +17,8 @@ void require(bool condition, const char* field, const char* expected, const std:
   if (!condition) fail(ErrorKind::kParameter, field, expected, found);
 }
 
-uint64_t mixed(uint64_t x) {  // splitmix64 (Steele, Lea and Flood 2014)
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
 double uniform(uint64_t seed, int64_t counter) {  // [0, 1)
-  return static_cast<double>(mixed(mixed(seed) + static_cast<uint64_t>(counter)) >> 11) * 0x1p-53;
+  return static_cast<double>(splitmix64(splitmix64(seed) + static_cast<uint64_t>(counter)) >> 11) * 0x1p-53;
 }
 
 // The first id at which the running sum of weights passes `target`.
@@ -51,6 +45,17 @@ void SamplingParams::validate() const {
   require(top_k >= 0, "top_k", "at least 0", std::to_string(top_k));
   require(top_p > 0.0f && top_p <= 1.0f, "top_p", "above 0, at most 1", std::to_string(top_p));
   require(min_p >= 0.0f && min_p <= 1.0f, "min_p", "0 to 1", std::to_string(min_p));
+  require(std::isfinite(repetition_penalty) && repetition_penalty > 0.0f, "repetition_penalty", "a number above 0",
+          std::to_string(repetition_penalty));
+  require(presence_penalty >= -2.0f && presence_penalty <= 2.0f, "presence_penalty", "-2 to 2",
+          std::to_string(presence_penalty));
+  require(frequency_penalty >= -2.0f && frequency_penalty <= 2.0f, "frequency_penalty", "-2 to 2",
+          std::to_string(frequency_penalty));
+  require(logprobs >= -1 && logprobs <= kMostLogprobs, "logprobs", "-1 to 20", std::to_string(logprobs));
+}
+
+uint64_t completion_seed(uint64_t seed, int64_t index) {
+  return index == 0 ? seed : splitmix64(splitmix64(seed) + static_cast<uint64_t>(index));
 }
 
 void Sampler::sort_front(size_t count) {

@@ -15,12 +15,21 @@ struct SamplingParams {
   int64_t top_k = 0;         // 0: all
   float top_p = 1.0f;
   float min_p = 0.0f;
+  float repetition_penalty = 1.0f;  // runtime/penalties.h
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  int64_t logprobs = -1;  // 0: the chosen token's; k: also those of the k likeliest; -1: none
   uint64_t seed = 0;
   bool ignore_eos = false;
   std::vector<int32_t> stop_ids = {};  // end-of-sequence tokens
 
   void validate() const;  // throws Error kParameter naming the field
 };
+
+inline constexpr int64_t kMostLogprobs = 20;
+
+// The seed of completion `index` of a request for several; that of number 0 is the request's own.
+uint64_t completion_seed(uint64_t seed, int64_t index);
 
 // Top-k, top-p and min-p each keep the beginning of the tokens in the order of their probability (equal ones by id), so
 // the shortest beginning counts; top-p is a share of what top-k leaves. Only the likeliest are sorted, about as many

@@ -12,25 +12,38 @@ from typing import TYPE_CHECKING
 from .errors import ContextOverflow, Error, ForkError, FormatError, OutOfMemory, ParameterError, Unsupported
 
 if TYPE_CHECKING:
-    from .completion import Completion
+    from . import ops
+    from .completion import Completion, TokenLogprob
     from .llm import Model, load
+    from .requests import Stream
     from .sampling import SamplingParams
+    from .score import Score
 
 __version__ = "0.1.0"
 __all__ = [
     "Completion", "ContextOverflow", "Error", "ForkError", "FormatError", "Model", "OutOfMemory", "ParameterError",
-    "SamplingParams", "Unsupported", "formats", "isas", "load",
+    "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load", "ops",
 ]  # fmt: skip
 
-_LAZY = {"Completion": "completion", "Model": "llm", "load": "llm", "SamplingParams": "sampling"}
+_LAZY = {
+    "Completion": "completion",
+    "Model": "llm",
+    "SamplingParams": "sampling",
+    "Score": "score",
+    "Stream": "requests",
+    "TokenLogprob": "completion",
+    "load": "llm",
+}
 
 
 def __getattr__(name: str) -> object:
     """Imports what needs numpy or the tokenizer on first use: `import jiffy` alone takes milliseconds."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'jiffy' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "ops":
+        return import_module(".ops", __name__)
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jiffy' has no attribute {name!r}")
     return getattr(import_module(f".{_LAZY[name]}", __name__), name)
 
 

@@ -72,9 +72,9 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
-    for name in ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"):
+    for name in ("rope_factors_long.weight", "rope_factors_short.weight"):
         if name in file.tensors:
-            raise Unsupported(f"{path.name} {name}", expected="rope without scaling", found="a table of factors")
+            raise Unsupported(f"{path.name} {name}", expected="no LongRoPE", found="a table of its factors")
     config = Config.from_gguf(file)
     named = _unique((_hf_name(entry.name), entry) for entry in file.tensors.values())
     tensors = {name: _turned(config, entry) for name, entry in _checked(config, named).items()}
@@ -92,7 +92,9 @@ def _hf_name(name: str) -> str:
 
 
 def _turned(config: Config, entry: TensorEntry) -> TensorEntry:
-    """Llama's GGUF files hold q and k for interleaved rope (as llama.cpp's converter permutes them)."""
+    """Llama's GGUF files alone hold q and k for interleaved rope (as llama.cpp's converter permutes them)."""
+    if config.model_type != "llama":
+        return entry
     heads = {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}.get(entry.name.split(".")[-2], 0)
     return replace(entry, interleaved_heads=heads)
 
@@ -108,13 +110,13 @@ def _unique(pairs: Iterable[tuple[str, TensorEntry]]) -> dict[str, TensorEntry]:
 
 
 def _expected_shapes(config: Config) -> Iterator[tuple[str, list[int]]]:
-    """Every tensor that a llama of this config has: linear layers are [out, in]."""
+    """Every tensor that a model of this config has: linear layers are [out, in]."""
     q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     linear = {
         "self_attn.q_proj": ([q_dim, config.dim], config.attention_bias),
         "self_attn.k_proj": ([kv_dim, config.dim], config.attention_bias),
         "self_attn.v_proj": ([kv_dim, config.dim], config.attention_bias),
-        "self_attn.o_proj": ([config.dim, q_dim], config.attention_bias),
+        "self_attn.o_proj": ([config.dim, q_dim], config.output_bias),
         "mlp.gate_proj": ([config.ffn_dim, config.dim], config.mlp_bias),
         "mlp.up_proj": ([config.ffn_dim, config.dim], config.mlp_bias),
         "mlp.down_proj": ([config.dim, config.ffn_dim], config.mlp_bias),

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import FormatError, Unsupported, shown
+from .errors import Unsupported, shown
+from .fields import Fields
 from .files import read_json
 from .gguf import GGUFFile
 from .models import ARCHITECTURES
+from .rope import RopeScaling
+from .rope_config import MAX_CONTEXT, gguf_rope, hf_rope
+
+# What transformers assumes where config.json has no such key; null is something else to it, and to us.
+_HF_DEFAULTS: dict[str, dict[str, object]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {"max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {
+        "max_position_embeddings": 32_768,
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+}
+_GGUF_ARCHITECTURES = ("llama", "qwen2")  # llama.cpp's converter turns mistral into llama
 
 _MAX_DIM = 1 << 20
 _MAX_VOCAB = 1 << 22
 _MAX_LAYERS = 10_000
-_MAX_CONTEXT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -24,8 +38,10 @@ class Config:
     """A model's shape and special ids.
 
     Every count is positive and bounded, n_kv_heads divides n_heads, head_dim is even, and every id is below vocab_size.
-    tied: the output head is the token embedding. add_bos: the model expects bos_id before the first token.
-    eos_ids: all ids that end a generation. attention_bias, mlp_bias: all projections of the kind have a bias.
+    tied: the output head is the token embedding. (Whether a text begins with bos_id is the tokenizer's to say.)
+    eos_ids: all ids that end a generation. rope_scaling: how rope's frequencies differ from those of rope_theta.
+    windows: for each layer how many positions a token sees, itself and those before it; 0 for all. attention_bias: q, k
+    and v have a bias; output_bias: the attention's output projection; mlp_bias: all projections of the MLP.
     """
 
     model_type: str
@@ -37,153 +53,100 @@ class Config:
     head_dim: int
     vocab_size: int
     rope_theta: float
+    rope_scaling: RopeScaling
     norm_eps: float
     context_length: int
+    windows: tuple[int, ...]
     tied: bool
     bos_id: int | None
     eos_ids: tuple[int, ...]
-    add_bos: bool
     attention_bias: bool
+    output_bias: bool
     mlp_bias: bool
 
     @classmethod
     def from_hf(cls, folder: Path) -> Config:
-        """From config.json, and generation_config.json and tokenizer_config.json where they exist.
+        """From config.json, and generation_config.json where it exists.
 
-        Keys as in transformers' LlamaConfig (4 and 5), with its defaults. Raises FormatError, Unsupported.
+        Keys as in the configs of transformers (4 and 5), with their defaults. Raises FormatError, Unsupported.
         """
-        fields = Fields(read_json(folder / "config.json"), "config.json")
-        model_type = _model_type(fields, "model_type")
+        fields = _hf_fields(folder)
+        model_type = fields.text("model_type")
         fields.only("hidden_act", ("silu",), default="silu")
         fields.only("quantization_config", (None,))
-        if fields.get("use_sliding_window") is not False:
-            fields.only("sliding_window", (None,))
         dim = fields.integer("hidden_size", _MAX_DIM)
+        n_layers = fields.integer("num_hidden_layers", _MAX_LAYERS)
         n_heads = fields.integer("num_attention_heads", _MAX_DIM)
+        head_dim = _head_dim(fields, "head_dim", dim, n_heads)
         vocab_size = fields.integer("vocab_size", _MAX_VOCAB)
+        context_length = fields.integer("max_position_embeddings", MAX_CONTEXT)
+        theta, scaling = hf_rope(fields, head_dim, context_length)
         generation = _optional(folder, "generation_config.json")
         return cls(
             model_type=model_type,
             dim=dim,
             ffn_dim=fields.integer("intermediate_size", _MAX_DIM),
-            n_layers=fields.integer("num_hidden_layers", _MAX_LAYERS),
+            n_layers=n_layers,
             n_heads=n_heads,
             n_kv_heads=_n_kv_heads(fields, "num_key_value_heads", n_heads),
-            head_dim=_head_dim(fields, "head_dim", dim, n_heads),
+            head_dim=head_dim,
             vocab_size=vocab_size,
-            rope_theta=_hf_rope_theta(fields),
+            rope_theta=theta,
+            rope_scaling=scaling,
             norm_eps=fields.number("rms_norm_eps", 0.0, 1.0, default=1e-6),
-            context_length=fields.integer("max_position_embeddings", _MAX_CONTEXT, default=2048),
+            context_length=min(scaling.reach(context_length), MAX_CONTEXT),
+            windows=_hf_windows(fields, model_type, n_layers),
             tied=fields.boolean("tie_word_embeddings", default=False),
             bos_id=next(iter(fields.ids("bos_token_id", vocab_size)), None),
             eos_ids=_merged(fields.ids("eos_token_id", vocab_size), generation.ids("eos_token_id", vocab_size)),
-            add_bos=_optional(folder, "tokenizer_config.json").boolean("add_bos_token", default=False),
-            attention_bias=fields.boolean("attention_bias", default=False),
-            mlp_bias=fields.boolean("mlp_bias", default=False),
+            **_hf_biases(fields, model_type),
         )
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Config:
         """From the metadata of a GGUF file, with llama.cpp's defaults. Raises FormatError, Unsupported."""
         fields = Fields(file.metadata, file.path.name)
-        arch = _model_type(fields, "general.architecture")
-        _refuse_gguf_variants(fields, arch)
-        dim = fields.integer(f"{arch}.embedding_length", _MAX_DIM)
-        n_heads = fields.integer(f"{arch}.attention.head_count", _MAX_DIM)
-        head_dim = _head_dim(fields, f"{arch}.attention.key_length", dim, n_heads)
-        fields.only(f"{arch}.attention.value_length", (head_dim,), default=head_dim)
-        fields.only(f"{arch}.rope.dimension_count", (head_dim,), default=head_dim)
-        vocab_size = _gguf_vocab_size(fields, arch)
-        tokenizer = "tokenizer.ggml"
+        arch = _one_of(fields, "general.architecture", _GGUF_ARCHITECTURES)
+        own = fields.below(f"{arch}.")
+        _refuse_gguf_variants(own)
+        dim = own.integer("embedding_length", _MAX_DIM)
+        n_layers = own.integer("block_count", _MAX_LAYERS)
+        n_heads = own.integer("attention.head_count", _MAX_DIM)
+        head_dim = _head_dim(own, "attention.key_length", dim, n_heads)
+        own.only("attention.value_length", (head_dim,), default=head_dim)
+        own.only("rope.dimension_count", (head_dim,), default=head_dim)
+        vocab_size = _gguf_vocab_size(fields, own)
+        context_length = own.integer("context_length", MAX_CONTEXT)
+        theta, scaling = gguf_rope(file, fields, head_dim, context_length)
+        tokenizer = fields.below("tokenizer.ggml.")
         return cls(
             model_type=arch,
             dim=dim,
-            ffn_dim=fields.integer(f"{arch}.feed_forward_length", _MAX_DIM),
-            n_layers=fields.integer(f"{arch}.block_count", _MAX_LAYERS),
+            ffn_dim=own.integer("feed_forward_length", _MAX_DIM),
+            n_layers=n_layers,
             n_heads=n_heads,
-            n_kv_heads=_n_kv_heads(fields, f"{arch}.attention.head_count_kv", n_heads),
+            n_kv_heads=_n_kv_heads(own, "attention.head_count_kv", n_heads),
             head_dim=head_dim,
             vocab_size=vocab_size,
-            rope_theta=fields.number(f"{arch}.rope.freq_base", 1.0, math.inf, default=10_000.0),
-            norm_eps=fields.number(f"{arch}.attention.layer_norm_rms_epsilon", 0.0, 1.0),
-            context_length=fields.integer(f"{arch}.context_length", _MAX_CONTEXT),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            norm_eps=own.number("attention.layer_norm_rms_epsilon", 0.0, 1.0),
+            context_length=min(scaling.reach(context_length), MAX_CONTEXT),
+            windows=(own.integer("attention.sliding_window", MAX_CONTEXT, default=0, low=0),) * n_layers,
             tied="output.weight" not in file.tensors,
-            bos_id=next(iter(fields.ids(f"{tokenizer}.bos_token_id", vocab_size)), None),
-            eos_ids=_merged(*(fields.ids(f"{tokenizer}.{kind}_token_id", vocab_size) for kind in ("eos", "eot"))),
-            add_bos=fields.boolean(f"{tokenizer}.add_bos_token", default=fields.text(f"{tokenizer}.model") == "llama"),
-            attention_bias="blk.0.attn_q.bias" in file.tensors,
+            bos_id=next(iter(tokenizer.ids("bos_token_id", vocab_size)), None),
+            eos_ids=_merged(*(tokenizer.ids(f"{kind}_token_id", vocab_size) for kind in ("eos", "eot"))),
+            attention_bias=arch == "qwen2" or "blk.0.attn_q.bias" in file.tensors,
+            output_bias="blk.0.attn_output.bias" in file.tensors,
             mlp_bias="blk.0.ffn_up.bias" in file.tensors,
         )
 
 
-class Fields:
-    """Typed and bounded reads from an object of a file; errors name the file and the key. A null counts as absent."""
-
-    def __init__(self, values: Mapping[str, object], where: str) -> None:
-        self._values = values
-        self._where = where
-
-    def place(self, key: str) -> str:
-        return f"{self._where} {key}"
-
-    def error(self, key: str, expected: str, found: object) -> FormatError:
-        return FormatError(self.place(key), expected=expected, found=shown(found))
-
-    def get(self, key: str) -> object:
-        return self._values.get(key)
-
-    def integer(self, key: str, high: int, default: int | None = None) -> int:
-        """An integer from 1 to high; absent and without a default is an error."""
-        value = self._present(key, default)
-        if type(value) is not int or not 1 <= value <= high:  # bool is an int by inheritance
-            raise self.error(key, f"an integer from 1 to {high}", value)
-        return value
-
-    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        """A number strictly between low and high."""
-        value = self._present(key, default)
-        if type(value) not in (int, float) or not low < value < high:
-            raise self.error(key, f"a number between {low:g} and {high:g}", value)
-        return float(value)
-
-    def boolean(self, key: str, default: bool) -> bool:
-        value = self._present(key, default)
-        if type(value) is not bool:
-            raise self.error(key, "true or false", value)
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._present(key, default)
-        if not isinstance(value, str):
-            raise self.error(key, "a string", value)
-        return value
-
-    def ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
-        """Token ids: absent is none, an integer one, a list many."""
-        value = self.get(key)
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        for one in values:
-            if type(one) is not int or not 0 <= one < vocab_size:
-                raise self.error(key, f"token ids below vocab_size {vocab_size}", one)
-        return tuple(values)
-
-    def only(self, key: str, allowed: tuple[object, ...], default: object = None) -> None:
-        """Refuses, as Unsupported, what would compute something else than jiffy does."""
-        value = self._present(key, default)
-        if not any(value == one for one in allowed if type(value) is type(one)):
-            expected = " or ".join(shown(one) for one in allowed)
-            raise Unsupported(self.place(key), expected=expected, found=shown(value))
-
-    def inner(self, key: str) -> Fields:
-        """The object at `key`; empty where there is none."""
-        value = self._present(key, {})
-        if not isinstance(value, dict):
-            raise self.error(key, "an object", value)
-        return Fields(value, self.place(key))
-
-    def _present(self, key: str, default: object) -> object:
-        value = self.get(key)
-        return default if value is None else value
+def _hf_fields(folder: Path) -> Fields:
+    """config.json over the defaults of its model type."""
+    values = read_json(folder / "config.json")
+    model_type = _one_of(Fields(values, "config.json"), "model_type", ARCHITECTURES)
+    return Fields({**_HF_DEFAULTS.get(model_type, {}), **values}, "config.json")
 
 
 def _optional(folder: Path, name: str) -> Fields:
@@ -196,12 +159,11 @@ def _merged(*ids: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(one for some in ids for one in some))
 
 
-def _model_type(fields: Fields, key: str) -> str:
-    model_type = fields.text(key)
-    if model_type not in ARCHITECTURES:
-        expected = f"one of {', '.join(ARCHITECTURES)}"
-        raise Unsupported(fields.place(key), expected=expected, found=shown(model_type))
-    return model_type
+def _one_of(fields: Fields, key: str, values: Iterable[str]) -> str:
+    value = fields.text(key)
+    if value not in values:
+        raise Unsupported(fields.place(key), expected=f"one of {', '.join(values)}", found=shown(value))
+    return value
 
 
 def _head_dim(fields: Fields, key: str, dim: int, n_heads: int) -> int:
@@ -220,32 +182,52 @@ def _n_kv_heads(fields: Fields, key: str, n_heads: int) -> int:
     return n_kv_heads
 
 
-def _hf_rope_theta(fields: Fields) -> float:
-    """transformers 5 keeps rope's numbers in rope_parameters, 4 some of them in rope_scaling."""
-    rope = fields.inner("rope_parameters" if fields.get("rope_parameters") is not None else "rope_scaling")
-    for key in ("rope_type", "type"):
-        rope.only(key, ("default",), default="default")
-    for some in (rope, fields):
-        some.only("partial_rotary_factor", (1, 1.0), default=1.0)
-    theta = fields.number("rope_theta", 1.0, math.inf, default=10_000.0)
-    return rope.number("rope_theta", 1.0, math.inf, default=theta)
+def _hf_windows(fields: Fields, model_type: str, n_layers: int) -> tuple[int, ...]:
+    """`layer_types` says which layers see a window, else all of mistral's do, and qwen2's from max_window_layers on."""
+    used = fields.boolean("use_sliding_window", default=model_type != "qwen2")
+    if used and model_type == "llama":
+        fields.only("sliding_window", (None,))  # transformers' llama would ignore it
+    named = used and fields.get("sliding_window") is not None
+    window = fields.integer("sliding_window", MAX_CONTEXT) if named else 0
+    if fields.get("layer_types") is not None:
+        return _windows_by_type(fields, window, n_layers)
+    first = fields.integer("max_window_layers", _MAX_LAYERS, default=0, low=0)
+    return tuple(window if layer >= first else 0 for layer in range(n_layers))
 
 
-def _refuse_gguf_variants(fields: Fields, arch: str) -> None:
-    fields.only(f"{arch}.rope.scaling.type", ("none",), default="none")
-    fields.only(f"{arch}.rope.scaling.factor", (1.0, 0.0), default=1.0)  # 0 means "not set"
-    fields.only(f"{arch}.rope.scale_linear", (1.0,), default=1.0)
-    fields.only(f"{arch}.attention.sliding_window", (0,), default=0)
-    fields.only(f"{arch}.attention.causal", (True,), default=True)
-    fields.only(f"{arch}.expert_count", (0,), default=0)
+def _windows_by_type(fields: Fields, window: int, n_layers: int) -> tuple[int, ...]:
+    layer_types = fields.get("layer_types")
+    if not isinstance(layer_types, list) or len(layer_types) != n_layers:
+        raise fields.error("layer_types", f"a list of {n_layers}, the number of layers", layer_types)
+    for one in layer_types:
+        if one not in ("full_attention", "sliding_attention"):
+            place = fields.place("layer_types")
+            raise Unsupported(place, expected='"full_attention" or "sliding_attention"', found=shown(one))
+    if "sliding_attention" in layer_types and not window:
+        raise fields.error("sliding_window", "the window that layer_types speaks of", fields.get("sliding_window"))
+    return tuple(window if one == "sliding_attention" else 0 for one in layer_types)
 
 
-def _gguf_vocab_size(fields: Fields, arch: str) -> int:
+def _hf_biases(fields: Fields, model_type: str) -> dict[str, bool]:
+    """Only llama's config speaks of biases: qwen2 has its own, mistral none."""
+    if model_type != "llama":
+        return {"attention_bias": model_type == "qwen2", "output_bias": False, "mlp_bias": False}
+    attention = fields.boolean("attention_bias", default=False)
+    mlp = fields.boolean("mlp_bias", default=False)
+    return {"attention_bias": attention, "output_bias": attention, "mlp_bias": mlp}
+
+
+def _refuse_gguf_variants(own: Fields) -> None:
+    own.only("attention.sliding_window_pattern", (None,))
+    own.only("attention.causal", (True,), default=True)
+    own.only("expert_count", (0,), default=0)
+
+
+def _gguf_vocab_size(fields: Fields, own: Fields) -> int:
     tokens = fields.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list):
         raise fields.error("tokenizer.ggml.tokens", "an array of strings", tokens)
-    key = f"{arch}.vocab_size"
-    vocab_size = fields.integer(key, _MAX_VOCAB, default=len(tokens))
+    vocab_size = own.integer("vocab_size", _MAX_VOCAB, default=len(tokens))
     if vocab_size != len(tokens):
-        raise fields.error(key, f"{len(tokens)}, the number of tokens", vocab_size)
+        raise own.error("vocab_size", f"{len(tokens)}, the number of tokens", vocab_size)
     return vocab_size

@@ -1,7 +1,7 @@
 """Tracing: an architecture's function calls the ops of a `Trace`, which writes them down as a flat program.
 
-Nothing is computed here. Integer weights need quantised activations: the trace adds one `quantize` for each distinct
-group among the consumers of a value. Fusion happens natively, later.
+Nothing is computed here. bf16 and integer weights need activations of their own kind: the trace adds one `quantize` for
+each distinct kind among the consumers of a value. Fusion happens natively, later.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import _core
+from .errors import ParameterError, shown
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from .rope import RopeTables
+
+_F32 = _core.RowFormat()
+
 
 @dataclass(frozen=True)
 class Node:
-    """A traced value: rows of `width` floats, or of int8 groups (group > 0), one a token or one an output."""
+    """A traced value: rows of `width` numbers, stored as `format`, one a token or one an output."""
 
     index: int
     width: int
     space: _core.Space = _core.Space.tokens
-    group: int = 0
+    format: _core.RowFormat = _F32
 
 
 @dataclass
@@ -32,8 +37,9 @@ class Trace:
     values: list[_core.Value] = field(default_factory=list)
     parameters: list[tuple[str, object]] = field(default_factory=list)
     instructions: list[_core.Instruction] = field(default_factory=list)
+    marks: dict[str, Node] = field(default_factory=dict)  # values with a name, in program order
     _parameter_index: dict[int, int] = field(default_factory=dict)  # id(parameter) -> index: a tied matrix is one
-    _quantized: dict[tuple[int, int], Node] = field(default_factory=dict)  # (value, group) -> its q8 form
+    _quantized: dict[tuple[int, _core.RowFormat], Node] = field(default_factory=dict)  # (value, format) -> it as that
 
     def embedding(self, table: _core.Weight) -> Node:
         """Rows of table [vocab_size, dim], one for each token of the batch."""
@@ -43,22 +49,31 @@ class Trace:
         """x / sqrt(mean(x^2) + eps) * weight."""
         return self._emit(_core.OpKind.rms_norm, [x], x.width, [weight], eps=eps)
 
+    def layer_norm(self, x: Node, weight: np.ndarray, bias: np.ndarray | None, eps: float) -> Node:
+        """(x - mean(x)) / sqrt(variance(x) + eps) * weight (+ bias)."""
+        return self._emit(_core.OpKind.layer_norm, [x], x.width, [weight, bias], eps=eps)
+
     def linear(self, x: Node, weight: _core.Weight, bias: np.ndarray | None = None) -> Node:
         """x weight^T (+ bias), weight [out, in]."""
-        if weight.group:
-            x = self._quantize(x, weight.group)
-        return self._emit(_core.OpKind.matmul, [x], weight.rows, [weight, bias])
+        return self._emit(_core.OpKind.matmul, [self._stored_as(weight.activations, x)], weight.rows, [weight, bias])
 
     def rope(self, x: Node, tables: RopeTables, *, n_heads: int) -> Node:
         """Rotates each head of x by the position of its row."""
         parameters = [tables.cosines, tables.sines]
         return self._emit(_core.OpKind.rope, [x], x.width, parameters, n_heads=n_heads, head_dim=x.width // n_heads)
 
-    def attention(self, q: Node, k: Node, v: Node, *, layer: int, n_heads: int, n_kv_heads: int) -> Node:
-        """Stores k and v in the cache of `layer`, then attends causally over it."""
+    def attention(
+        self, q: Node, k: Node, v: Node, *, layer: int, n_heads: int, n_kv_heads: int, window: int = 0
+    ) -> Node:
+        """Stores k and v in the cache of `layer`, then attends causally over it.
+
+        window: how many positions a token sees, its own and those before it; 0 for all.
+        """
         shape = {"layer": layer, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": q.width // n_heads}
         self._append(_core.OpKind.kv_write, [k, v], [], [], **shape)
-        return self._emit(_core.OpKind.attention, [q], q.width, [], scale=shape["head_dim"] ** -0.5, **shape)
+        return self._emit(
+            _core.OpKind.attention, [q], q.width, [], scale=shape["head_dim"] ** -0.5, window=window, **shape
+        )
 
     def add(self, a: Node, b: Node) -> Node:
         return self._emit(_core.OpKind.add, [a, b], a.width, [])
@@ -67,25 +82,39 @@ class Trace:
         """silu(gate) * up."""
         return self._emit(_core.OpKind.silu_mul, [gate, up], up.width, [])
 
+    def gelu(self, x: Node, approximate: str = "none") -> Node:
+        """x Phi(x); approximate "tanh": by Hendrycks and Gimpel's formula. Raises ParameterError for other names."""
+        if approximate not in ("none", "tanh"):
+            raise ParameterError("approximate", expected="none or tanh", found=shown(approximate))
+        return self._emit(_core.OpKind.gelu, [x], x.width, [], tanh=approximate == "tanh")
+
     def select(self, x: Node) -> Node:
         """The rows whose logits are asked for."""
         return self._emit(_core.OpKind.select, [x], x.width, [], space=_core.Space.outputs)
+
+    def mark(self, name: str, x: Node) -> Node:
+        """Names a value that one part of the model hands to the next, so that `jiffy check` can look at it. A later
+        part may read no other value of an earlier one; the result is marked last."""
+        self.marks[name] = x
+        return x
 
     def build(self, result: Node, context_length: int) -> _core.Program:
         """Validates the whole program. Raises FormatError naming the instruction and the parameter."""
         return _core.Program(self.values, self.parameters, self.instructions, result.index, context_length)
 
-    def _quantize(self, x: Node, group: int) -> Node:
-        key = (x.index, group)
+    def _stored_as(self, row_format: _core.RowFormat, x: Node) -> Node:
+        if x.format == row_format:
+            return x
+        key = (x.index, row_format)
         if key not in self._quantized:
-            self._quantized[key] = self._emit(_core.OpKind.quantize, [x], x.width, [], group=group)
+            self._quantized[key] = self._emit(_core.OpKind.quantize, [x], x.width, [], row_format=row_format)
         return self._quantized[key]
 
-    def _emit(self, op, inputs, width, parameters, *, space=None, group=0, **attributes) -> Node:
+    def _emit(self, op, inputs, width, parameters, *, space=None, row_format=_F32, **attributes) -> Node:
         if space is None:
             space = inputs[0].space if inputs else _core.Space.tokens
-        node = Node(len(self.values), width, space, group)
-        self.values.append(_core.Value(space, width, group))
+        node = Node(len(self.values), width, space, row_format)
+        self.values.append(_core.Value(space, width, row_format))
         self._append(op, inputs, [node], parameters, **attributes)
         return node
 
@@ -100,19 +129,3 @@ class Trace:
             name = getattr(parameter, "name", f"parameter {len(self.parameters)}")
             self.parameters.append((name, parameter))
         return self._parameter_index[id(parameter)]
-
-
-@dataclass(frozen=True)
-class RopeTables:
-    """cosines and sines float32 [context, head_dim / 2] of position * theta^(-2 i / head_dim), computed in double."""
-
-    cosines: np.ndarray
-    sines: np.ndarray
-
-    @classmethod
-    def make(cls, context: int, head_dim: int, theta: float) -> RopeTables:
-        import numpy as np
-
-        frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-        angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
-        return cls(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))

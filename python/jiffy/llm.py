@@ -1,21 +1,22 @@
-"""encode -> engine.step() -> decode: a language model and its requests."""
+"""A language model: loaded, asked, measured."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _core
 from .checkpoint import Checkpoint, open_checkpoint
-from .completion import Completion, Progress
+from .completion import Completion
 from .config import Config
-from .errors import OutOfMemory, ParameterError, shown
+from .errors import OutOfMemory, ParameterError
+from .foreign_types import announce_conversions
 from .graph import Trace
 from .hub import resolve_model
-from .loading import Loading
+from .loading import Loading, progress_bar
 from .models import architecture
+from .prompts import Fit, Prompt, PromptReader
+from .requests import Requests, Stream
 from .running import Running
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer
@@ -24,7 +25,8 @@ from .weights import Packing, Weights
 if TYPE_CHECKING:
     import numpy as np
 
-_SMALLEST_F32 = 1e-45  # above 0 as float32
+    from .chat import Message
+    from .score import Score
 
 
 def load(
@@ -32,32 +34,40 @@ def load(
     *,
     weights: str | None = None,
     head: str | None = None,
-    kv_dtype: str = "auto",
+    kv_dtype: str = "f32",
     n_threads: int | None = None,
     isa: str | None = None,
     context: int | None = None,
     prefill_chunk: int = 512,
     max_batch: int = 64,
+    prefix_cache: bool = True,
     progress: bool = True,
     fuse: bool = True,
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, or a known name ("smollm2-135m"); None: the
-    default model.
-    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss. head: the same for the
-    vocabulary matrix.
-    kv_dtype: "f32" ("auto" chooses it). n_threads: None for the physical cores that this process may use.
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a known name (`jiffy models` lists them), or a
+    model on the Hugging Face hub: "org/name", "org/name@revision", "org/name:file.gguf" where there are several, or
+    both, "org/name@revision:file.gguf". None: the default model, "smollm2-135m". What has been fetched once is not
+    looked up again: a branch stays at its commit until its files are deleted from the cache.
+    weights: a format of `jiffy.formats()`; None keeps what the file holds without loss, or, for GGUF types that have no
+    format here, converts it and says so on standard error. head: the same for the vocabulary matrix.
+    kv_dtype: of keys and values in the cache: "f32", "bf16" (half the bytes, no loss to speak of) or "int8" (a quarter,
+    and integer arithmetic). n_threads: None for the physical cores that this process may use.
     isa: one of `jiffy.isas()`, None for the fastest. context: positions, None for the model's own up to 8192.
     prefill_chunk: prompt tokens in one step. max_batch: sequences that run at once.
+    prefix_cache: keep the keys and values of what has been computed as long as there is room, so that a prompt that
+    begins like an earlier one costs only what is new in it (the same bits).
     progress: a progress bar on a terminal. fuse: False runs the program as traced (slower, the same bits).
 
     Raises FormatError for a damaged model, Unsupported for one that jiffy can't run, ParameterError, OutOfMemory.
     """
     if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):
         raise ParameterError("name_or_path", expected="a path or a name", found=type(name_or_path).__name__)
-    loading = Loading(weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, progress, fuse)
-    checkpoint = open_checkpoint(resolve_model(name_or_path))
+    loading = Loading(
+        weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse
+    )
+    checkpoint = open_checkpoint(resolve_model(name_or_path, progress))
     loading = loading.completed(checkpoint.config)
     try:
         return Model(checkpoint, loading)
@@ -78,12 +88,13 @@ class Model:
         self._loading = loading
         pool = _core.ThreadPool(loading.n_threads)
         total = sum(entry.n_bytes for entry in checkpoint.tensors.values())
-        with _progress_bar(total, loading.progress) as report:
+        with progress_bar(total, loading.progress) as report:
             self._packing = Packing(pool, loading.weights, loading.head, report)
-            trace = Trace()
+            announce_conversions(checkpoint.tensors.values(), self._packing.format_of)
+            self._trace = Trace()
             weights = Weights(checkpoint.tensors, self._packing)
-            logits = architecture(self.config.model_type)(trace, self.config, weights, loading.context)
-        program = trace.build(logits, loading.context)
+            logits = architecture(self.config.model_type)(self._trace, self.config, weights, loading.context)
+        program = self._trace.build(logits, loading.context)
         self._engine = _core.Engine(
             program.fused() if loading.fuse else program,
             pool,
@@ -91,9 +102,24 @@ class Model:
             context=loading.context,
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
+            kv_dtype=loading.kv_dtype,
+            prefix_cache=loading.prefix_cache,
         )
         self._running = Running(self._engine)
+        self._reader = PromptReader(self.tokenizer, self.config.vocab_size, loading.context)
 
+    @overload
+    def generate(self, prompt: str, *, n: Literal[1] = 1, params: None = None, **more: Any) -> Completion: ...
+    @overload
+    def generate(
+        self, prompt: list[str], *, n: Literal[1] = 1, params: None = None, **more: Any
+    ) -> list[Completion]: ...
+    @overload
+    def generate(self, prompt: str, **more: Any) -> Completion | list[Completion]: ...
+    @overload
+    def generate(
+        self, prompt: list[str] | None = None, **more: Any
+    ) -> Completion | list[Completion] | list[list[Completion]]: ...
     def generate(
         self,
         prompt: str | list[str] | None = None,
@@ -101,28 +127,24 @@ class Model:
         token_ids: list[int] | list[list[int]] | None = None,
         params: SamplingParams | None = None,
         parse_special: bool = False,
+        overflow: str = "error",
         **fields: object,
-    ) -> Completion | list[Completion]:
+    ) -> Completion | list[Completion] | list[list[Completion]]:
         """Completes a prompt, or a list of them as one ragged batch.
 
-        Exactly one of prompt (text) and token_ids. `fields` are fields of SamplingParams. Special-token text in a
-        prompt is plain text unless parse_special. Raises ParameterError, ContextOverflow; a request that fails while
-        it runs raises its error after the others of the list have been stopped.
+        Exactly one of prompt (text) and token_ids. `fields` are fields of SamplingParams. A prompt gives a Completion,
+        with n > 1 a list of n of them; a list of prompts gives the list of what each gives. Special-token text in a
+        prompt is plain text unless parse_special. overflow: "error", or "truncate" to leave out a prompt's oldest
+        tokens, as many as it takes for prompt and max_tokens to fit the context (where at most half of the context is
+        set aside for the answer); a bos that the tokenizer puts before every text stays.
+        Raises ParameterError, ContextOverflow, before any of it has started; a request that fails while it runs raises
+        its error after the others of the list have been stopped.
         """
-        prompts, single = self._prompts(prompt, token_ids, parse_special)
         chosen = SamplingParams.of(params, fields)
-        requests = [_Request(self, ids, chosen) for ids in prompts]
-        try:
-            for request in requests:
-                request.start()
-            for request in requests:
-                for _ in request.pieces():
-                    pass
-        finally:
-            for request in requests:
-                request.close()
-        results = [request.progress.result() for request in requests]
-        return results[0] if single else results
+        fit = self._fit(overflow, chosen)
+        prompts, single = self._reader.read(prompt, token_ids, fit=fit, parse_special=parse_special)
+        answers = self._answers(prompts, chosen)
+        return answers[0] if single else answers
 
     def stream(
         self,
@@ -131,26 +153,90 @@ class Model:
         token_ids: list[int] | None = None,
         params: SamplingParams | None = None,
         parse_special: bool = False,
+        overflow: str = "error",
         **fields: object,
     ) -> Stream:
         """Completes a prompt piece by piece: iterate for text; `.result()` is the Completion afterwards.
 
-        Closing it (or leaving its `with` block) cancels the request and frees its memory. Raises as `generate` does.
+        Closing it (or leaving its `with` block) cancels the request and frees its memory. Raises as `generate` does,
+        and ParameterError for n > 1.
         """
-        prompts, single = self._prompts(prompt, token_ids, parse_special)
+        chosen = SamplingParams.of(params, fields)
+        fit = self._fit(overflow, chosen)
+        prompts, single = self._reader.read(prompt, token_ids, fit=fit, parse_special=parse_special)
         if not single:
             raise ParameterError("prompt", expected="one prompt", found=f"a list of {len(prompts)}")
-        return Stream(_Request(self, prompts[0], SamplingParams.of(params, fields)))
+        return self._stream(prompts[0], chosen)
+
+    @overload
+    def chat(self, messages: list[Message], *, n: Literal[1] = 1, params: None = None, **more: Any) -> Completion: ...
+    @overload
+    def chat(self, messages: list[Message], **more: Any) -> Completion | list[Completion]: ...
+    def chat(
+        self,
+        messages: list[Message],
+        *,
+        params: SamplingParams | None = None,
+        overflow: str = "error",
+        **fields: object,
+    ) -> Completion | list[Completion]:
+        """Answers a chat - a list of {"role": ..., "content": ...} - in the model's template; with n > 1, n times.
+
+        overflow: "error", or "truncate" to leave out the oldest turns (what a user said and all that was answered),
+        never a system message. Raises as `generate` does, Unsupported for a model without a template, FormatError for a
+        template that is wrong or refuses the messages, ContextOverflow if even the newest turn is too long.
+        """
+        chosen = SamplingParams.of(params, fields)
+        return self._answers([self._reader.chat(messages, fit=self._fit(overflow, chosen))], chosen)[0]
+
+    def chat_stream(
+        self,
+        messages: list[Message],
+        *,
+        params: SamplingParams | None = None,
+        overflow: str = "error",
+        **fields: object,
+    ) -> Stream:
+        """`chat`, piece by piece as `stream` does it."""
+        chosen = SamplingParams.of(params, fields)
+        return self._stream(self._reader.chat(messages, fit=self._fit(overflow, chosen)), chosen)
+
+    def score(
+        self,
+        text: str | None = None,
+        *,
+        token_ids: list[int] | None = None,
+        add_bos: bool | None = None,
+        stride: int | None = None,
+        parse_special: bool = False,
+    ) -> Score:
+        """How likely a text of at least two tokens is: the log probability of each token given those before it; NaN
+        where the weights overflow.
+
+        Exactly one of text and token_ids. add_bos: None encodes a text as a prompt, with the model's bos where it wants
+        one, and takes token_ids as they are; True puts bos in front of both, if it isn't there; False adds none.
+        stride: None raises ContextOverflow for more tokens than the context holds; a number takes them in windows of
+        the context's length that begin so many tokens apart, in which every token sees at least `context - stride`
+        tokens before it, or all there are.
+        Raises ParameterError, and Unsupported if bos is wanted of a model without one.
+        """
+        from .score import Score, checked_stride, strided
+
+        stride = checked_stride(stride, self._reader.context)
+        ids = self._reader.to_score(text, token_ids, add_bos, parse_special)
+        if stride is None:
+            return Score(ids, self._running.score(self._reader.fitting(ids)))
+        return Score(ids, strided(self._running.score, ids, self._reader.context, stride))
 
     def logits(self, token_ids: list[int]) -> np.ndarray:
         """float32 [n_tokens, vocab_size]: what follows each prefix of token_ids; NaN where the weights overflow.
 
         Raises ParameterError, ContextOverflow.
         """
-        return self._running.logits(_checked_ids(token_ids))
+        return self._running.logits(self._reader.fitting(self._reader.checked(token_ids)))
 
     def info(self) -> dict[str, object]:
-        """What is loaded and how it runs."""
+        """What is loaded and how it runs. cached_tokens: of all prompts so far, those that the prefix cache spared."""
         return {
             "path": str(self.path),
             "architecture": self.config.model_type,
@@ -162,128 +248,35 @@ class Model:
             "parameters": sum(self._packing.formats.values()),
             "formats": dict(self._packing.formats),
             "packed_bytes": self._packing.packed_bytes,
-            "kv_dtype": "f32",
+            "kv_dtype": self._engine.kv_dtype,
             "kv_bytes": self._engine.kv_bytes,
             "context": self._loading.context,
+            "max_batch": self._loading.max_batch,
+            "prefill_chunk": self._loading.prefill_chunk,
+            "prefix_cache": self._loading.prefix_cache,
+            "cached_tokens": self._engine.n_cached_tokens,
             "threads": self._loading.n_threads,
             "isa": self._engine.isa,
         }
 
-    def _prompts(self, prompt, token_ids, parse_special: bool) -> tuple[list[list[int]], bool]:
-        if (prompt is None) == (token_ids is None):
-            found = "neither" if prompt is None else "both"
-            raise ParameterError("prompt", expected="exactly one of prompt and token_ids", found=found)
-        if prompt is not None:
-            single = isinstance(prompt, str)
-            texts = [prompt] if single else prompt
-            if not isinstance(texts, (list, tuple)):
-                raise ParameterError("prompt", expected="a text or a list of texts", found=type(prompt).__name__)
-            return [self.tokenizer.encode(text, parse_special=parse_special) for text in texts], single
-        if not isinstance(token_ids, (list, tuple)):
-            raise ParameterError("token_ids", expected="a list of integers", found=type(token_ids).__name__)
-        single = not token_ids or not isinstance(token_ids[0], (list, tuple))
-        return [_checked_ids(ids) for ids in ([token_ids] if single else token_ids)], single
+    def _fit(self, overflow: str, params: SamplingParams) -> Fit:
+        return Fit(overflow, self._loading.context, params.max_tokens)
 
+    def _requests(self, prompts: list[Prompt], params: SamplingParams) -> Requests:
+        return Requests(self._running, self.tokenizer, self.config.eos_ids, prompts, params)
 
-def _checked_ids(ids: object) -> list[int]:
-    if not isinstance(ids, (list, tuple)):
-        raise ParameterError("token_ids", expected="a list of integers", found=type(ids).__name__)
-    for i, token in enumerate(ids):
-        if isinstance(token, bool) or not isinstance(token, int) or not -(2**31) <= token < 2**31:
-            raise ParameterError(f"token_ids[{i}]", expected="an integer", found=shown(token))
-    return list(ids)
-
-
-class _Request:
-    """One prompt on its way through the engine."""
-
-    def __init__(self, model: Model, ids: list[int], params: SamplingParams) -> None:
-        self._running, self._ids, self._params = model._running, ids, params
-        self._eos_ids = model.config.eos_ids
-        self._number: list[int] = []  # the engine's, while the request runs
-        self.progress = Progress(model.tokenizer, params.stop, len(ids), self._eos_ids)
-
-    def start(self) -> None:
-        p = self._params
-        self._running.begin(
-            self._number,
-            self._ids,
-            max_tokens=p.max_tokens,
-            temperature=p.temperature,
-            top_k=p.top_k,
-            top_p=max(p.top_p, _SMALLEST_F32),
-            min_p=p.min_p,
-            seed=p.seed,
-            ignore_eos=p.ignore_eos,
-            stop_ids=list(self._eos_ids),
-        )
-
-    def pieces(self) -> Iterator[str]:
-        while self.progress.finish_reason is None:
-            event = self._running.next_event(self._number[0])
-            if event.error is not None:
-                raise event.error
-            text = self.progress.take(event.token, event.finished, event.reason)
-            if text:
-                yield text
-
-    def close(self) -> None:
-        """Cancels what still runs; harmless when all is done."""
-        if self._number:
-            self._running.end(self._number[0])
-            self._number.clear()
-
-    def __del__(self) -> None:
-        for number in getattr(self, "_number", ()):
-            self._running.abandon(number)
-
-
-class Stream:
-    """The text of a running request, piece by piece."""
-
-    def __init__(self, request: _Request) -> None:
-        self._request = request
-        request.start()
-        self._pieces = request.pieces()
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
+    def _answers(self, prompts: list[Prompt], params: SamplingParams) -> list[Completion] | list[list[Completion]]:
+        requests = self._requests(prompts, params)
         try:
-            return next(self._pieces)
-        except BaseException:
-            self.close()
-            raise
+            requests.start()
+            for _ in requests.texts():
+                pass
+        finally:
+            requests.close()
+        results = requests.results()
+        return results if params.n > 1 else [completions[0] for completions in results]
 
-    def close(self) -> None:
-        """Cancels the request if it still runs."""
-        self._pieces.close()
-        self._request.close()
-
-    def result(self) -> Completion:
-        """What has been generated: all of it after the last piece, what there is so far before."""
-        return self._request.progress.result()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@contextmanager
-def _progress_bar(total: int, wanted: bool) -> Iterator:
-    """Yields a function that takes byte counts; shows a bar on a terminal if the load is long."""
-    import sys
-
-    if not wanted or total < 1 << 28 or not sys.stderr.isatty():
-        yield lambda n_bytes: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=total)
-        yield lambda n_bytes: bar.advance(task, n_bytes)
+    def _stream(self, prompt: Prompt, params: SamplingParams) -> Stream:
+        if params.n > 1:
+            raise ParameterError("n", expected="1 for a stream", found=str(params.n))
+        return Stream(self._requests([prompt], params))

@@ -1,17 +1,21 @@
-"""The arguments of `jiffy.load`, checked and completed."""
+"""The arguments of `jiffy.load`, checked and completed, and what one sees meanwhile."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import _core
+from .arguments import integer, one_of
 from .errors import ParameterError, shown
 
 if TYPE_CHECKING:
     from .config import Config
 
 _DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
+KV_DTYPES = ["f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,12 @@ class Loading:
     context: int | None
     prefill_chunk: int
     max_batch: int
+    prefix_cache: bool
     progress: bool
     fuse: bool
 
     def __post_init__(self) -> None:
-        self._one_of("kv_dtype", ["auto", "f32"])
+        self._one_of("kv_dtype", KV_DTYPES)
         self._one_of("weights", [None, *_core.format_names()])
         self._one_of("head", [None, *_core.format_names()])
         self._one_of("isa", [None, *_core.isas()])
@@ -38,6 +43,9 @@ class Loading:
         self._count("context", 2**31 - 1, optional=True)
         self._count("prefill_chunk", 65536)
         self._count("max_batch", 65536)
+        for name in ("prefix_cache", "progress", "fuse"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(name, expected="True or False", found=shown(getattr(self, name)))
 
     def completed(self, config: Config) -> Loading:
         """With this machine's and the model's own values for what was left open."""
@@ -52,13 +60,25 @@ class Loading:
         )
 
     def _one_of(self, name: str, values: list[str | None]) -> None:
-        if getattr(self, name) not in values:
-            expected = "one of " + ", ".join(value or "None" for value in values)
-            raise ParameterError(name, expected=expected, found=shown(getattr(self, name)))
+        one_of(name, getattr(self, name), values)
 
     def _count(self, name: str, most: int, optional: bool = False) -> None:
-        value = getattr(self, name)
-        if optional and value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ParameterError(name, expected=f"an integer from 1 to {most}", found=shown(value))
+        if not optional or getattr(self, name) is not None:
+            integer(name, getattr(self, name), 1, most)
+
+
+@contextmanager
+def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes byte counts; shows a bar on a terminal if the load is long."""
+    import sys
+
+    if not wanted or total < 1 << 28 or not sys.stderr.isatty():
+        yield lambda n_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=total)
+        yield lambda n_bytes: bar.advance(task, n_bytes)

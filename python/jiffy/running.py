@@ -29,6 +29,9 @@ def _once(call: Callable) -> Iterator:
     return starmap(call, ((),))
 
 
+Events = deque["_core.TokenEvent | None"]  # tokens that their caller hasn't taken yet
+
+
 class Running:
     """Requests by the engine's numbers. Every method raises ForkError in a forked child."""
 
@@ -36,26 +39,31 @@ class Running:
         self._engine = engine
         self._process = os.getpid()
         self._lock = threading.Lock()  # held by whoever computes, or begins or ends a request
-        self._events: dict[int, deque[_core.TokenEvent]] = {}  # by request: tokens that it hasn't taken yet
+        self._events: dict[int, Events] = {}  # by request: where its tokens go
         self._fresh: deque[_core.TokenEvent] = deque()  # tokens that belong to anyone
         self._nobody: deque[_core.TokenEvent] = deque(maxlen=0)
         self._abandoned: deque[int] = deque()
         _all.add(self)
 
-    def begin(self, numbers: list[int], prompt: list[int], **options: object) -> None:
-        """Adds a request to the engine and its number to `numbers`: both or neither, even if Ctrl-C gets between."""
+    def begin(self, numbers: list[int], events: Events, prompt: list[int], **options: object) -> None:
+        """Adds a prompt's completions to the engine and their numbers to `numbers`: both or neither, even if Ctrl-C
+        gets between. Their tokens will come to `events`."""
         with self._turn():  # no step can hand out a token before there is a queue for it
-            numbers.extend(_once(partial(self._engine.add, prompt, **options)))
-            self._events[numbers[-1]] = deque()
+            n_before = len(numbers)
+            numbers.extend(chain.from_iterable(_once(partial(self._engine.add, prompt, **options))))
+            self._events.update(dict.fromkeys(numbers[n_before:], events))
 
-    def next_event(self, number: int) -> _core.TokenEvent:
-        """The request's next token, computed if need be."""
-        events = self._events[number]
+    def next_event(self, events: Events) -> _core.TokenEvent | None:
+        """The next token that comes to `events`, computed if need be; or None, if somebody put that there."""
         while not events:
             with self._turn():
                 if not events:
                     self._step()
         return events.popleft()
+
+    def forget(self, number: int) -> None:
+        """For a request that has had its last token: nothing more will come."""
+        self._events.pop(number, None)
 
     def end(self, number: int) -> None:
         """Cancels a request, or forgets it if it is done."""
@@ -70,6 +78,11 @@ class Running:
         """float32 [n_tokens, vocab_size]."""
         with self._turn():
             return self._engine.logits(token_ids)
+
+    def score(self, token_ids: list[int]) -> np.ndarray:
+        """float32 [n_tokens - 1]."""
+        with self._turn():
+            return self._engine.score(token_ids)
 
     def stop(self) -> None:
         """Waits for the step under way, and lets nobody begin another."""

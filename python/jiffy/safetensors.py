@@ -19,8 +19,8 @@ from .errors import FormatError, Unsupported, shown
 from .files import file_size, open_file, parse_json, read_into, read_json
 from .tensor_entry import TensorEntry, tensor_bytes
 
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 1 << 25  # a tensor takes about 100 bytes; the format itself stops at 100 MB
 _MAX_DIMS = 8
 _DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -33,11 +33,11 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorEntry]:
     Raises FormatError for damaged or missing files, an index that disagrees with its shards, and a shard outside of the
     folder; Unsupported for a tensor that is not F32, F16 or BF16.
     """
-    if os.path.exists(folder / _WEIGHTS):
-        return read_safetensors(folder / _WEIGHTS)
-    if os.path.exists(folder / _INDEX):
+    if os.path.exists(folder / WEIGHTS_FILE):
+        return read_safetensors(folder / WEIGHTS_FILE)
+    if os.path.exists(folder / INDEX_FILE):
         return _read_shards(folder)
-    raise FormatError(str(folder), expected=f"{_WEIGHTS} or {_INDEX}", found="neither")
+    raise FormatError(str(folder), expected=f"{WEIGHTS_FILE} or {INDEX_FILE}", found="neither")
 
 
 def read_safetensors(path: Path) -> dict[str, TensorEntry]:
@@ -110,19 +110,19 @@ def _covering(path: Path, entries: list[TensorEntry], data: int, size: int) -> d
 
 
 def _read_shards(folder: Path) -> dict[str, TensorEntry]:
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise FormatError(f"{_INDEX} weight_map", expected="an object", found=shown(weight_map))
+        raise FormatError(f"{INDEX_FILE} weight_map", expected="an object", found=shown(weight_map))
     tensors: dict[str, TensorEntry] = {}
     for path in _shard_paths(folder, weight_map):
         for name, entry in read_safetensors(path).items():
             listed = weight_map.get(name)
             if listed != path.name:
-                raise FormatError(f"{_INDEX} {name}", expected=f'"{path.name}", which has it', found=shown(listed))
+                raise FormatError(f"{INDEX_FILE} {name}", expected=f'"{path.name}", which has it', found=shown(listed))
             tensors[name] = entry
     for name, listed in weight_map.items():
         if name not in tensors:
-            raise FormatError(f"{_INDEX} {name}", expected="a shard that has it", found=shown(listed))
+            raise FormatError(f"{INDEX_FILE} {name}", expected="a shard that has it", found=shown(listed))
     return tensors
 
 
@@ -135,7 +135,7 @@ def _shard_paths(folder: Path, weight_map: Mapping[str, object]) -> list[Path]:
     for name, listed in weight_map.items():
         if isinstance(listed, str) and listed in paths:
             continue
-        where = f"{_INDEX} {name}"
+        where = f"{INDEX_FILE} {name}"
         if not isinstance(listed, str) or not _SHARD_NAME.fullmatch(listed):
             raise FormatError(where, expected="a plain name like model-00001-of-00002.safetensors", found=shown(listed))
         real = Path(os.path.realpath(root / listed))

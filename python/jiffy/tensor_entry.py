@@ -11,9 +11,16 @@ import numpy as np
 from .errors import OutOfMemory, ParameterError
 from .files import open_file, read_into
 
-# dtype -> (values per block, bytes per block). The quantised ones are ggml's blocks of 32 values along a row:
-# q4_0: f16 scale + 16 bytes; q4_1: f16 scale + f16 minimum + 16 bytes; q8_0: f16 scale + 32 bytes.
-DTYPES = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q4_0": (32, 18), "q4_1": (32, 20), "q8_0": (32, 34)}
+# dtype -> (values per block, bytes per block); the quantised ones are ggml's blocks along a row (ggml-common.h).
+# NVFP4 isn't among them: files keep a factor for each of its tensors in a tensor of its own.
+DTYPES = {
+    **{"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2)},
+    **{"q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34)},
+    **{"q2_k": (256, 84), "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210)},
+    **{"iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66), "iq2_xs": (256, 74), "iq2_s": (256, 82)},
+    **{"iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_nl": (32, 18), "iq4_xs": (256, 136)},
+    **{"tq1_0": (256, 54), "tq2_0": (256, 66), "mxfp4": (32, 17)},
+}
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,13 @@ class Tokenizer:
         """The token as its file writes it, "" for an unused id. Raises ParameterError outside of the vocabulary."""
         return self._plain.id_to_token(self._checked_id(token_id, "token_id")) or ""
 
+    def token_text(self, token_id: int) -> str:
+        """The text that a token stands for by itself; bytes that are no UTF-8 become U+FFFD.
+
+        Raises ParameterError outside of the vocabulary.
+        """
+        return self._piece(self._checked_id(token_id, "token_id")).decode("utf-8", "replace")
+
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as its file writes it, None if there is no such token."""
         return self._plain.token_to_id(token)

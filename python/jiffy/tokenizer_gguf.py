@@ -11,8 +11,8 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Prepend, Replace
 from tokenizers.normalizers import Sequence as Normalizers
 
-from .config import Fields
 from .errors import FormatError, Unsupported, shown
+from .fields import Fields
 from .pre_tokenizers import PRE_TOKENIZERS
 from .spelling import SPACE, Spelling, byte_level, sentencepiece
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors

@@ -9,8 +9,8 @@ from pathlib import Path
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
-from .config import Fields
 from .errors import FormatError, shown
+from .fields import Fields
 from .files import file_size, open_file, read_into, read_json
 from .spelling import from_decoder
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import _core
 from .errors import FormatError
+from .foreign_types import natural_format, packable, unpacked_row_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,8 @@ _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 
 @dataclass
 class Packing:
-    """How tensors are packed. formats: names of `_core.format_names()`, or None to keep what the file holds.
+    """How tensors are packed. formats: names of `_core.format_names()`, or None to keep what the file holds
+    (`foreign_types` says what that means for types that have no format of ours).
 
     report is called with the number of bytes of the file that have been packed since the last call.
     """
@@ -34,7 +36,7 @@ class Packing:
 
     def format_of(self, entry: TensorEntry) -> str:
         chosen = self.head or self.weights if entry.name in _VOCABULARY else self.weights
-        return chosen or _core.natural_format(entry.dtype)
+        return chosen or natural_format(entry.dtype)
 
     def count(self, weight: _core.Weight) -> None:
         self.packed_bytes += weight.n_bytes
@@ -106,9 +108,9 @@ class Weights:
         return packed
 
     def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool) -> None:
-        step = max(16, _PIECE_BYTES // entry.row_bytes // 16 * 16)
+        step = max(16, _PIECE_BYTES // unpacked_row_bytes(entry) // 16 * 16)
         for begin in range(0, weight.rows, step):
             rows = entry.read_rows(begin, min(begin + step, weight.rows))
-            weight.pack_rows(begin, rows, entry.dtype, self.packing.pool)
+            weight.pack_rows(begin, *packable(rows, entry.dtype, weight.format), self.packing.pool)
             if report:
                 self.packing.report(rows.nbytes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .case import Case
-from .config_files import CONFIGS
-from .gguf_files import GGUFS
+from .config_files import CONFIGS, ROPES, WINDOWS
+from .gguf_files import GGUF_ROPES, GGUFS
 from .safetensors_files import INDEXES, SAFETENSORS
 
 __all__ = ["CASES", "Case"]
 
-CASES: list[Case] = [*SAFETENSORS, *INDEXES, *CONFIGS, *GGUFS]
+CASES: list[Case] = [*SAFETENSORS, *INDEXES, *CONFIGS, *ROPES, *WINDOWS, *GGUFS, *GGUF_ROPES]

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from .case import Case, gguf_file
 
 _TOKENS = "tokenizer.ggml.tokens"
@@ -123,14 +125,16 @@ GGUFS = [
     Case("gguf-dim-overflow", _after(_Q, 4, _u64(1 << 63) * 2), f"{_Q}: expected at most"),
     Case("gguf-dim-wraps-to-0", _after(_Q, 4, _u64(1 << 32) * 2), f"{_Q}: expected at most"),
     Case("gguf-dims-other", _after(_Q, 4, _u64(64) + _u64(16)), "q_proj.weight: expected [32, 32], found [16, 64]"),
-    Case("gguf-type-q4_k", _after(_Q, 20, _u32(12)), "one of F32, F16, BF16, Q4_0, Q4_1, Q8_0, found Q4_K"),
+    Case("gguf-type-i8", _after(_Q, 20, _u32(24)), "found I8"),
     Case("gguf-type-999", _after(_Q, 20, _u32(999)), f"{_Q}: expected a tensor type from 0 to 41, found 999"),
     Case("gguf-offset-odd", _after(_Q, 24, _u64(33)), f"{_Q}: expected an offset aligned to 32, found 33"),
     Case("gguf-offset-overlap", _after(_Q, 24, _u64(32)), ": expected an offset of at least"),
     Case("gguf-offset-past-end", _after(_Q, 24, _u64(1 << 40)), f"{_Q}: expected an end within"),
     Case("gguf-offset-2^64-32", _after(_Q, 24, _u64((1 << 64) - 32)), f"{_Q}: expected an end within"),
     Case("gguf-norm-quantised", _after("output_norm.weight", 12, _u32(2)), "norm.weight: expected a vector of f32"),
-    Case("gguf-arch-unknown", _after("general.architecture", 12, b"bloom"), 'expected one of llama, found "bloom"'),
+    Case(
+        "gguf-arch-unknown", _after("general.architecture", 12, b"bloom"), 'expected one of llama, qwen2, found "bloom"'
+    ),
     Case("gguf-layers-0", _after("llama.block_count", 4, _u32(0)), "llama.block_count: expected an integer from 1"),
     Case("gguf-layers-10^9", _after("llama.block_count", 4, _u32(10**9)), "llama.block_count: expected an integer"),
     Case("gguf-layers-fewer", _after("llama.block_count", 4, _u32(1)), "in a llama of 1 layers"),
@@ -143,10 +147,58 @@ GGUFS = [
     Case("gguf-vocab", _after("llama.vocab_size", 4, _u32(260)), "vocab_size: expected 259, the number of tokens"),
     Case("gguf-eos", _after("tokenizer.ggml.eos_token_id", 4, _u32(259)), "expected token ids below vocab_size 259"),
     Case("gguf-rope-dims", _after("llama.rope.dimension_count", 4, _u32(4)), "dimension_count: expected 8, found 4"),
-    Case("gguf-rope-freqs", _named(b"token_embd.weight", b"rope_freqs.weight"), "expected rope without scaling"),
-    Case("gguf-rope-yarn", _more("llama.rope.scaling.type", "yarn"), 'llama.rope.scaling.type: expected "none"'),
-    Case("gguf-rope-factor", _more("llama.rope.scaling.factor", 4.0), "llama.rope.scaling.factor: expected 1.0 or 0.0"),
-    Case("gguf-window", _more("llama.attention.sliding_window", 128), "sliding_window: expected 0, found 128"),
     Case("gguf-experts", _more("llama.expert_count", 8), "llama.expert_count: expected 0, found 8"),
     Case("gguf-qk-norm", _named(b"blk.1.attn_norm.weight", b"blk.1.attn_mmmm.weight"), "input_layernorm.weight"),
+]
+
+_FREQS = "rope_freqs.weight"
+_SCALING = "llama.rope.scaling"
+_WINDOW = "llama.attention.sliding_window"
+
+
+def _freqs(values: list[float], dtype: type = np.float32) -> Callable[[Path], Path]:
+    """Heads have 8 dimensions, so 4 divisors are right."""
+    return lambda below: gguf_file(below, rope_freqs=np.array(values, dtype))
+
+
+def _scaling(name: str, message: str, **keys: str | int | float) -> Case:
+    metadata = {f"{_SCALING}.{key}": value for key, value in keys.items()}
+    return Case(f"gguf-rope-{name}", lambda below: gguf_file(below, metadata=metadata), f"{_SCALING}.{message}")
+
+
+GGUF_ROPES = [
+    Case("gguf-freqs-fewer", _freqs([1, 1, 1]), f"{_FREQS}: expected f32 [4], found f32 [3]"),
+    Case("gguf-freqs-more", _freqs([1] * 8), f"{_FREQS}: expected f32 [4], found f32 [8]"),
+    Case("gguf-freqs-f16", _freqs([1] * 4, np.float16), f"{_FREQS}: expected f32 [4], found f16 [4]"),
+    Case("gguf-freqs-zero", _freqs([1, 1, 0, 1]), f"{_FREQS}: expected numbers between 0.001 and 1e+06, found 0 at 2"),
+    Case("gguf-freqs-negative", _freqs([1, 1, 1, -8]), f"{_FREQS}: expected numbers between"),
+    Case("gguf-freqs-nan", _freqs([float("nan"), 1, 1, 1]), f"{_FREQS}: expected numbers between"),
+    Case("gguf-freqs-inf", _freqs([1, float("inf"), 1, 1]), f"{_FREQS}: expected numbers between"),
+    Case(
+        "gguf-freqs-and-yarn",
+        lambda below: gguf_file(
+            below, rope_freqs=np.ones(4, np.float32), metadata={f"{_SCALING}.type": "yarn", f"{_SCALING}.factor": 2.0}
+        ),
+        "no other scaling beside rope_freqs.weight",
+    ),
+    Case("gguf-longrope", _named(b"blk.0.attn_output.weight", b"rope_factors_long.weight"), "expected no LongRoPE"),
+    _scaling("longrope", 'type: expected "none" or "linear", found "longrope"', type="longrope"),
+    _scaling("type-number", "type: expected a string, found 1", type=1),
+    _scaling("factor-negative", "factor: expected a number between 0.001 and 1e+06", factor=-4.0),
+    _scaling("factor-nan", "factor: expected a number", factor=float("nan")),
+    _scaling("factor-inf", "factor: expected a number", factor=float("inf")),
+    _scaling("factor-text", "factor: expected a number", factor="4"),
+    _scaling("attention", "attn_factor: expected 1.0, found 2.0", attn_factor=2.0),
+    _scaling("yarn-attention", "attn_factor: expected a number", type="yarn", factor=4.0, attn_factor=0.0),
+    _scaling("yarn-original-0", "original_context_length: expected an", type="yarn", original_context_length=0),
+    _scaling("yarn-betas", "yarn_beta_slow: expected at most", type="yarn", yarn_beta_fast=1.0, yarn_beta_slow=2.0),
+    _scaling("yarn-log", "yarn_log_multiplier: expected 0.0", type="yarn", yarn_log_multiplier=0.1),
+    _scaling("yarn-extrapolation", "yarn_ext_factor: expected 1.0", type="yarn", yarn_ext_factor=0.5),
+    Case(
+        "gguf-window-text", _more("llama.attention.sliding_window", "128"), "sliding_window: expected an integer from 0"
+    ),
+    Case("gguf-window-huge", _more("llama.attention.sliding_window", 1 << 31), "sliding_window: expected an integer"),
+    Case(
+        "gguf-window-pattern", _more("llama.attention.sliding_window_pattern", 2), "pattern: expected nothing, found 2"
+    ),
 ]

@@ -3,7 +3,7 @@
 namespace jiffy::check {
 
 std::vector<WeightFormat> all_formats() {
-  std::vector<WeightFormat> formats{{}};
+  std::vector<WeightFormat> formats{{}, {.bits = 16, .group = 2}};
   for (const int bits : {4, 8}) {
     for (const int group : {32, 64, 128}) {
       for (const Offset offset : {Offset::kNone, Offset::kMin, Offset::kZero}) {

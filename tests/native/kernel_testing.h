@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/dtype.h"
@@ -41,23 +42,36 @@ struct Activations {
   std::vector<uint8_t> memory;
   ActivationView view;
 
-  Activations(const Kernels& kernels, const std::vector<float>& x, int64_t rows, int64_t cols, int64_t group)
-      : memory(static_cast<size_t>(rows * activation_row_bytes(cols, group))),
-        view(activation_view(memory.data(), rows, cols, group)) {
+  Activations(const Kernels& kernels, const std::vector<float>& x, int64_t rows, int64_t cols, const RowFormat& format)
+      : memory(static_cast<size_t>(rows * activation_row_bytes(cols, format))),
+        view(activation_view(memory.data(), rows, cols, format)) {
     kernels.quantize({x.data(), view, 0, rows});
   }
-  // The integer that the kernels multiply with.
+  // The number that the kernels multiply with.
+  double value(int64_t row, int64_t col) const {
+    return view.bits == 16 ? bf16_to_f32(bf16(row, col)) : q(row, col) * scale(row, col);
+  }
+  uint16_t bf16(int64_t row, int64_t col) const {
+    const auto [first, rows] = tile_of(row);
+    uint16_t bits;
+    std::memcpy(&bits, view.data + first * view.row_bytes() + (col / 2 * rows + row - first) * 4 + col % 2 * 2, 2);
+    return bits;
+  }
   int q(int64_t row, int64_t col) const {
-    int64_t tile = 0;
-    while (row_tile_begin(view.rows, tile + 1) <= row) ++tile;
-    const int64_t first = row_tile_begin(view.rows, tile), rows = row_tile_begin(view.rows, tile + 1) - first;
+    const auto [first, rows] = tile_of(row);
     return view.data[first * view.padded() + (col / 4 * rows + row - first) * 4 + col % 4];
   }
   double scale(int64_t row, int64_t col) const {
+    const auto [first, rows] = tile_of(row);
+    return view.scale[first * view.groups() + col / view.group * rows + row - first];
+  }
+
+ private:
+  std::pair<int64_t, int64_t> tile_of(int64_t row) const {  // its first row, and how many it has
     int64_t tile = 0;
     while (row_tile_begin(view.rows, tile + 1) <= row) ++tile;
-    const int64_t first = row_tile_begin(view.rows, tile), rows = row_tile_begin(view.rows, tile + 1) - first;
-    return view.scale[first * view.groups() + col / view.group * rows + row - first];
+    const int64_t first = row_tile_begin(view.rows, tile);
+    return {first, row_tile_begin(view.rows, tile + 1) - first};
   }
 };
 

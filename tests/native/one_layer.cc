@@ -18,6 +18,8 @@ ProgramSpec one_layer_spec() {
   const int sines = t.floats("sines", std::vector<float>(kContext * 8), kContext);
   const int norm = t.floats("norm", std::vector<float>(kWidth));
   const int bias = t.floats("bias", std::vector<float>(kWidth));
+  const int scale = t.floats("scale", std::vector<float>(kWidth));
+  const int shift = t.floats("shift", std::vector<float>(kWidth));
   const int x = t.apply(OpKind::kEmbedding, {}, {zero_weight(t, kVocab, kWidth, "f32")}, kWidth);
   const int h = t.apply(OpKind::kRmsNorm, {x}, {norm}, kWidth, {.eps = 1e-5f});
   const int q = t.matmul(h, zero_weight(t, kWidth, kWidth, "i8g32"), bias);
@@ -34,8 +36,10 @@ ProgramSpec one_layer_spec() {
   const int product = t.apply(OpKind::kSiluMul, {gate, up}, {}, 48);
   const int down = t.matmul(product, zero_weight(t, kWidth, 48, "f32"));
   const int z = t.apply(OpKind::kAdd, {y, down}, {}, kWidth);
-  const int rows = t.value(kWidth, 0, Space::kOutputs);
-  t.instruction({OpKind::kSelect, {z}, {rows}, {}, {}});
+  const int scaled = t.apply(OpKind::kLayerNorm, {z}, {scale, shift}, kWidth, {.eps = 1e-5f});
+  const int bent = t.apply(OpKind::kGelu, {scaled}, {}, kWidth);
+  const int rows = t.value(kWidth, {}, Space::kOutputs);
+  t.instruction({OpKind::kSelect, {bent}, {rows}, {}, {}});
   return t.take(t.matmul(rows, zero_weight(t, kVocab, kWidth, "f32")));
 }
 

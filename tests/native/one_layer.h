@@ -11,7 +11,7 @@ inline constexpr int64_t kWidth = 32, kContext = 8, kVocab = 20;
 inline constexpr Attributes kQueryHeads{.scale = 0.25f, .n_heads = 2, .n_kv_heads = 1, .head_dim = 16};
 }  // namespace one_layer
 
-// y = x + attention(norm(x)), z = y + ffn(y), with weights of zeros.
+// y = x + attention(norm(x)), z = y + ffn(y), gelu(layer_norm(z)), with weights of zeros.
 ProgramSpec one_layer_spec();
 ProgramSpec one_layer_fused_spec();
 

@@ -113,7 +113,7 @@ ProgramSpec tiny_spec(int64_t context) {
     x = attention_block(t, w, x, layer, rope);
     x = ffn_block(t, w, x, layer);
   }
-  const int rows = t.value(kDim, 0, Space::kOutputs);
+  const int rows = t.value(kDim, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {x}, {rows}, {}, {}});
   const int h = t.apply(OpKind::kRmsNorm, {rows}, {w.vector(kDim, 1.0f)}, kDim, {.eps = 1e-5f});
   return t.take(t.matmul(h, w.matrix(kTinyVocab, kDim, "i8g32")));
@@ -145,8 +145,8 @@ std::vector<float> normal_floats(size_t n, unsigned seed, float scale) {
   return v;
 }
 
-int Trace::value(int64_t width, int64_t group, Space space) {
-  spec_.values.push_back({space, width, group});
+int Trace::value(int64_t width, RowFormat format, Space space) {
+  spec_.values.push_back({space, width, format});
   return static_cast<int>(spec_.values.size()) - 1;
 }
 
@@ -168,17 +168,18 @@ int Trace::floats(const std::string& name, std::vector<float> data, int64_t rows
 int Trace::apply(OpKind op, std::vector<int> inputs, std::vector<int> parameters, int64_t width,
                  Attributes attributes) {
   const Space space = inputs.empty() ? Space::kTokens : spec_.values[static_cast<size_t>(inputs[0])].space;
-  const int y = value(width, 0, space);
+  const int y = value(width, {}, space);
   instruction({op, std::move(inputs), {y}, std::move(parameters), attributes});
   return y;
 }
 
 int Trace::activations(int x, const WeightFormat& format) {
-  if (!format.quantized()) return x;
-  const auto [at, is_new] = quantized_.try_emplace({x, format.group}, -1);
+  const RowFormat rows = activation_format(format);
+  if (!rows.quantized()) return x;
+  const auto [at, is_new] = quantized_.try_emplace({x, rows.name()}, -1);
   if (is_new) {
     const Value source = spec_.values[static_cast<size_t>(x)];
-    at->second = value(source.width, format.group, source.space);
+    at->second = value(source.width, rows, source.space);
     instruction({OpKind::kQuantize, {x}, {at->second}, {}, {}});
   }
   return at->second;

@@ -34,13 +34,13 @@ class Trace {
  public:
   explicit Trace(int64_t context_length) { spec_.context_length = context_length; }
 
-  int value(int64_t width, int64_t group = 0, Space space = Space::kTokens);
+  int value(int64_t width, RowFormat format = {}, Space space = Space::kTokens);
   int matrix(std::shared_ptr<Weight> weight);
   int floats(const std::string& name, std::vector<float> data, int64_t rows = 1);
 
   // Adds an instruction with one new output.
   int apply(OpKind op, std::vector<int> inputs, std::vector<int> parameters, int64_t width, Attributes attributes = {});
-  // Quantises x if the weight asks for it, once for each group.
+  // Quantises x if the weight asks for it, once for each format.
   int matmul(int x, int weight, int bias = -1);
   void instruction(Instruction at) { spec_.instructions.push_back(std::move(at)); }
 
@@ -50,7 +50,7 @@ class Trace {
   int activations(int x, const WeightFormat& format);
 
   ProgramSpec spec_;
-  std::map<std::pair<int, int64_t>, int> quantized_;  // (value, group) -> its quantised rows
+  std::map<std::pair<int, std::string>, int> quantized_;  // (value, name of a format) -> its quantised rows
 };
 
 // A Llama-like model of two layers in six weight formats, small enough to run thousands of steps a second. Token

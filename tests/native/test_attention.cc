@@ -1,4 +1,5 @@
-// The attention kernel on every instruction set: the same bits, right against double, each row for itself.
+// The attention kernel on every instruction set and type of keys and values: the same bits, right against double, each
+// row for itself, whatever stands in memory that it must not look at.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,80 +14,194 @@ namespace {
 using check::normal;
 using check::on_every_isa;
 
-// A cache of one layer and one head, filled with random keys and values.
+constexpr KvType kTypes[] = {KvType::kF32, KvType::kBf16, KvType::kInt8};
+
+// int8 codes and the scale of a row, by the rule in kernels/cpu/int8_grid.h.
+std::vector<float> on_grid(const float* x, int64_t n) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  std::vector<float> out(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = std::nearbyint(x[i] * inverse) * (largest / 127.0f);
+  return out;
+}
+
+// One sequence of one head: its cache, its keys and values as floats and as the cache's type keeps them.
 struct Cache {
-  int64_t head_dim, padded;
-  std::vector<float> memory;
+  KvType type;
+  int64_t head_dim, length;
+  std::vector<float> k, v, stored_k, stored_v;
   std::vector<int32_t> table;
+  Buffer memory;
   KvHeadView view;
 
-  Cache(int64_t head_dim, int64_t length)
-      : head_dim(head_dim), padded((head_dim + 15) / 16 * 16), table(static_cast<size_t>(length / kBlockSize + 1)) {
-    const int64_t block = kBlockSize * (head_dim + padded), blocks = static_cast<int64_t>(table.size());
-    memory.assign(static_cast<size_t>(block * blocks), 0.0f);
-    for (int64_t i = 0; i < blocks; ++i) table[static_cast<size_t>(i)] = static_cast<int32_t>((i * 7 + 3) % blocks);
-    while (blocks % 7 == 0 && blocks > 1) {  // 7 and the count must have no common factor: then use the identity
-      for (int64_t i = 0; i < blocks; ++i) table[static_cast<size_t>(i)] = static_cast<int32_t>(i);
-      break;
-    }
-    view = {memory.data(), memory.data() + head_dim * kBlockSize, block, table.data(), head_dim, padded};
+  Cache(KvType type, int64_t head_dim, int64_t length)
+      : type(type),
+        head_dim(head_dim),
+        length(length),
+        k(normal(static_cast<size_t>(length * head_dim), 51)),
+        v(normal(static_cast<size_t>(length * head_dim), 52)),
+        stored_k(stored(k)),
+        stored_v(stored(v)),
+        table(static_cast<size_t>((length + kBlockSize - 1) / kBlockSize)) {
+    const int64_t blocks = static_cast<int64_t>(table.size()), stride = kv_head_bytes(type, head_dim) + 128;
+    for (int64_t i = 0; i < blocks; ++i) table[static_cast<size_t>(i)] = static_cast<int32_t>(blocks - 1 - i);
+    memory = Buffer::allocate(static_cast<size_t>(stride * blocks), "cache");
+    view = {type, memory.as<uint8_t>(), stride, table.data(), head_dim};
+    write(select_kernels("scalar"));
   }
-};
 
-TEST(attention_is_right_and_a_row_depends_on_itself_alone) {
-  for (const int64_t head_dim : {2, 20, 64, 80}) {
-    for (const int32_t length : {1, 31, 64, 65, 600, 1100}) {
-      Cache cache(head_dim, length);
-      const size_t size = static_cast<size_t>(length * head_dim);
-      const std::vector<float> k = normal(size, 51), v = normal(size, 52),
-                               q = normal(static_cast<size_t>(kAttentionRows * head_dim), 53);
-      select_kernels("scalar").kv_write({cache.view, k.data(), v.data(), head_dim, 0, 0, length});
-      const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-      const auto run = [&](const Kernels& kernels, int64_t first, int64_t rows) {
-        std::vector<float> out(static_cast<size_t>(rows * head_dim));
-        std::vector<const float*> queries;
-        std::vector<float*> outs;
-        std::vector<int32_t> visible;
-        for (int64_t r = 0; r < rows; ++r) {
-          queries.push_back(q.data() + (first + r) * head_dim);
-          outs.push_back(out.data() + r * head_dim);
-          visible.push_back(std::max<int32_t>(1, length - static_cast<int32_t>(first + r) * 40));
-        }
-        Buffer scratch =
-            Buffer::allocate(static_cast<size_t>(attention_scratch_floats(cache.padded)) * sizeof(float), "scratch");
-        kernels.attention({cache.view, rows, queries.data(), outs.data(), visible.data(), scale, scratch.as<float>()});
-        return out;
-      };
-      const std::vector<float> all =
-          on_every_isa("attention", [&](const Kernels& kernels) { return run(kernels, 0, kAttentionRows); });
-      for (int64_t r = 0; r < kAttentionRows; ++r) {
-        const std::vector<float> alone = run(select_kernels("auto"), r, 1);
-        CHECK(std::memcmp(alone.data(), all.data() + r * head_dim, alone.size() * sizeof(float)) == 0);
-        const int64_t visible = std::max<int64_t>(1, length - r * 40);
-        std::vector<double> p(static_cast<size_t>(visible));
-        double top = -INFINITY, sum = 0.0;
-        for (int64_t t = 0; t < visible; ++t) {
-          double s = 0.0;
-          for (int64_t d = 0; d < head_dim; ++d)
-            s += static_cast<double>(q[static_cast<size_t>(r * head_dim + d)]) *
-                 k[static_cast<size_t>(t * head_dim + d)];
-          p[static_cast<size_t>(t)] = s * scale;
-          top = std::max(top, s * scale);
-        }
-        for (double& x : p) sum += x = std::exp(x - top);
+  std::vector<float> stored(const std::vector<float>& x) const {
+    std::vector<float> out;
+    for (int64_t t = 0; t < length; ++t) {
+      const float* row = x.data() + t * head_dim;
+      if (type == KvType::kInt8) {
+        const std::vector<float> y = on_grid(row, head_dim);
+        out.insert(out.end(), y.begin(), y.end());
+      } else {
         for (int64_t d = 0; d < head_dim; ++d) {
-          double exact = 0.0, magnitude = 0.0;
-          for (int64_t t = 0; t < visible; ++t) {
-            const double part = p[static_cast<size_t>(t)] / sum * v[static_cast<size_t>(t * head_dim + d)];
-            exact += part;
-            magnitude += std::fabs(part);
-          }
-          // A score's error of head_dim eps times its magnitude moves every probability by as much.
-          const double bound = 0x1p-24 * magnitude * (64.0 + 8.0 * static_cast<double>(head_dim));
-          CHECK(std::fabs(alone[static_cast<size_t>(d)] - exact) <= bound);
+          out.push_back(type == KvType::kF32 ? row[d] : bf16_to_f32(f32_to_bf16(row[d])));
         }
       }
     }
+    return out;
+  }
+
+  // All bytes after writing into memory full of NaN.
+  std::vector<uint8_t> write(const Kernels& kernels) {
+    std::memset(memory.data(), 0xff, memory.size());
+    kernels.kv_write({view, k.data(), v.data(), head_dim, 0, 0, length});
+    return {memory.as<uint8_t>(), memory.as<uint8_t>() + memory.size()};
+  }
+};
+
+struct Rows {
+  std::vector<float> q;  // [kAttentionRows, head_dim]
+  std::vector<int32_t> first, end;
+  float scale;
+
+  Rows(const Cache& cache, int32_t window)
+      : q(normal(static_cast<size_t>(kAttentionRows * cache.head_dim), 53)),
+        scale(1.0f / std::sqrt(static_cast<float>(cache.head_dim))) {
+    for (int32_t r = 0; r < kAttentionRows; ++r) {
+      end.push_back(std::max<int32_t>(1, static_cast<int32_t>(cache.length) - r * 40));
+      first.push_back(window == 0 ? 0 : std::max(0, end.back() - window - r));
+    }
+  }
+
+  std::vector<float> run(const Kernels& kernels, const Cache& cache, int64_t from, int64_t rows) const {
+    std::vector<float> out(static_cast<size_t>(rows * cache.head_dim));
+    std::vector<const float*> queries;
+    std::vector<float*> outs;
+    for (int64_t r = 0; r < rows; ++r) {
+      queries.push_back(q.data() + (from + r) * cache.head_dim);
+      outs.push_back(out.data() + r * cache.head_dim);
+    }
+    Buffer scratch = Buffer::allocate(static_cast<size_t>(attention_scratch_floats(cache.head_dim)) * 4, "scratch");
+    kernels.attention({cache.view, rows, queries.data(), outs.data(), first.data() + from, end.data() + from, scale,
+                       scratch.as<float>()});
+    return out;
+  }
+};
+
+double dot(const float* a, const float* b, int64_t n) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * b[i];
+  return sum;
+}
+
+// Softmax of one row over what it sees, in double, from the keys as they are stored.
+std::vector<double> probabilities(const Cache& cache, const Rows& rows, int64_t r) {
+  const int64_t n = cache.head_dim;
+  const float* q = rows.q.data() + r * n;
+  std::vector<float> query(q, q + n);
+  for (float& x : query) x *= rows.scale;
+  if (cache.type == KvType::kInt8) query = on_grid(query.data(), n);
+  std::vector<double> p(static_cast<size_t>(cache.length), 0.0);
+  double top = -INFINITY, sum = 0.0;
+  for (int64_t t = rows.first[static_cast<size_t>(r)]; t < rows.end[static_cast<size_t>(r)]; ++t) {
+    p[static_cast<size_t>(t)] = dot(query.data(), cache.stored_k.data() + t * n, n);
+    top = std::max(top, p[static_cast<size_t>(t)]);
+  }
+  for (int64_t t = 0; t < cache.length; ++t) {
+    double& x = p[static_cast<size_t>(t)];
+    const bool seen = t >= rows.first[static_cast<size_t>(r)] && t < rows.end[static_cast<size_t>(r)];
+    sum += x = seen ? std::exp(x - top) : 0.0;
+  }
+  for (double& x : p) x /= sum;
+  return p;
+}
+
+// What rounding may add to sum_t p_t v_td: f32 arithmetic, and half a step of the 7-bit probabilities in every tile.
+double error_bound(const Cache& cache, const std::vector<double>& p, int64_t d) {
+  const int64_t n = cache.head_dim;
+  double magnitude = 0.0, steps = 0.0;
+  for (int64_t tile = 0; tile < cache.length; tile += kAttentionTile) {
+    double largest = 0.0, codes = 0.0;
+    for (int64_t t = tile; t < std::min(cache.length, tile + kAttentionTile); ++t) {
+      const float* v = cache.v.data() + t * n;
+      float scale = 0.0f;
+      for (int64_t i = 0; i < n; ++i) scale = std::max(scale, std::fabs(v[i]) / 127.0f);
+      const double value = std::fabs(cache.stored_v[static_cast<size_t>(t * n + d)]);
+      magnitude += p[static_cast<size_t>(t)] * value;
+      largest = std::max(largest, p[static_cast<size_t>(t)] * scale);
+      codes += value / scale;
+    }
+    steps += 0.5 * largest / 127.0 * codes;
+  }
+  // A score's error of head_dim eps times its magnitude moves every probability by as much.
+  const double arithmetic = 0x1p-24 * magnitude * (64.0 + 8.0 * static_cast<double>(n));
+  return arithmetic + (cache.type == KvType::kInt8 ? 1.001 * steps : 0.0);
+}
+
+void check_rows(const Cache& cache, const Rows& rows) {
+  const int64_t n = cache.head_dim;
+  const std::vector<float> all =
+      on_every_isa("attention", [&](const Kernels& kernels) { return rows.run(kernels, cache, 0, kAttentionRows); });
+  for (int64_t r = 0; r < kAttentionRows; ++r) {
+    const std::vector<float> alone = rows.run(select_kernels("auto"), cache, r, 1);
+    CHECK(std::memcmp(alone.data(), all.data() + r * n, alone.size() * sizeof(float)) == 0);
+    const std::vector<double> p = probabilities(cache, rows, r);
+    for (int64_t d = 0; d < n; ++d) {
+      double exact = 0.0;
+      for (int64_t t = 0; t < cache.length; ++t) {
+        exact += p[static_cast<size_t>(t)] * cache.stored_v[static_cast<size_t>(t * n + d)];
+      }
+      CHECK(std::fabs(alone[static_cast<size_t>(d)] - exact) <= error_bound(cache, p, d));
+    }
+  }
+}
+
+TEST(attention_is_right_and_a_row_depends_on_itself_alone) {
+  for (const KvType type : kTypes) {
+    for (const int64_t head_dim : {2, 20, 64, 80}) {
+      for (const int64_t length : {1, 31, 64, 65, 600, 1100}) {
+        const Cache cache(type, head_dim, length);
+        for (const int32_t window : {0, 1, 70, 530}) check_rows(cache, Rows(cache, window));
+      }
+    }
+  }
+}
+
+TEST(kv_write_gives_the_same_bytes_on_every_instruction_set) {
+  for (const KvType type : kTypes) {
+    for (const int64_t head_dim : {1, 2, 20, 64, 130, 512}) {
+      Cache cache(type, head_dim, 70);
+      on_every_isa("kv_write", [&](const Kernels& kernels) { return cache.write(kernels); });
+    }
+  }
+}
+
+TEST(nan_in_int8_keys_or_values_reaches_those_who_see_it_and_nobody_else) {
+  for (const bool in_value : {false, true}) {
+    Cache cache(KvType::kInt8, 20, 100);
+    (in_value ? cache.v : cache.k)[50 * 20 + 3] = NAN;
+    cache.write(select_kernels("scalar"));
+    Rows rows(cache, 0);
+    rows.end[1] = 50;
+    const std::vector<float> out = rows.run(select_kernels("auto"), cache, 0, 2);
+    if (in_value) CHECK(std::isnan(out[0]));
+    CHECK(std::all_of(out.begin() + 20, out.end(), [](float x) { return std::isfinite(x); }));
   }
 }
 

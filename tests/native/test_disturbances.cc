@@ -220,7 +220,7 @@ TEST(programs_with_more_logits_than_embeddings_are_refused) {
   check::Trace t(8);
   const auto weight = [&](int64_t rows) { return t.matrix(Weight::create("w", rows, 4, {})); };
   const int x = t.apply(OpKind::kEmbedding, {}, {weight(10)}, 4);
-  const int rows = t.value(4, 0, Space::kOutputs);
+  const int rows = t.value(4, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {x}, {rows}, {}, {}});
   const auto program = std::make_shared<const Program>(t.take(t.matmul(rows, weight(11))));
   const auto pool = std::make_shared<ThreadPool>(1);

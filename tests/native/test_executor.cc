@@ -144,7 +144,7 @@ struct Sums {
     const int left = t.matmul(x, add_matrix(t, a), t.floats("bias", bias.data));
     const int right = t.matmul(twice, add_matrix(t, b));
     const int y = t.apply(OpKind::kAdd, {left, right}, {}, 37);
-    const int rows = t.value(37, 0, Space::kOutputs);
+    const int rows = t.value(37, {}, Space::kOutputs);
     t.instruction({OpKind::kSelect, {y}, {rows}, {}, {}});
     const Program unfused(t.take(t.matmul(rows, add_matrix(t, c))));
     return std::make_shared<const Program>(fused ? fuse(unfused) : unfused.spec());
@@ -186,11 +186,13 @@ TEST(executor_computes_what_the_program_says_for_batches_of_any_size) {
 // the values at the positions where q k is largest. Values are positive, so that nothing cancels.
 struct HardAttention {
   static constexpr int64_t kKvHeads = 2, kHeadDim = 18;
-  const int64_t n_heads;
+  const int64_t n_heads, window;
+  const bool causal;
   const Matrix table = Matrix::random(kVocab, kDim, 0, 2, 11), q = Matrix::random(width(), kDim, -1, 1, 12),
                k = Matrix::random(kKvHeads * kHeadDim, kDim, -1, 1, 13), v = values();
 
-  explicit HardAttention(int64_t n_heads) : n_heads(n_heads) {}
+  explicit HardAttention(int64_t n_heads, int64_t window = 0, bool causal = true)
+      : n_heads(n_heads), window(window), causal(causal) {}
 
   int64_t width() const { return n_heads * kHeadDim; }
 
@@ -201,14 +203,18 @@ struct HardAttention {
   }
 
   std::shared_ptr<const Program> program() const {
-    const Attributes heads{
-        .scale = 100.0f, .layer = 0, .n_heads = n_heads, .n_kv_heads = kKvHeads, .head_dim = kHeadDim};
+    const Attributes heads{.scale = 100.0f,
+                           .n_heads = n_heads,
+                           .n_kv_heads = kKvHeads,
+                           .head_dim = kHeadDim,
+                           .window = window,
+                           .causal = causal};
     Trace t(kContext);
     const int x = t.apply(OpKind::kEmbedding, {}, {add_matrix(t, table)}, kDim);
     const int query = t.matmul(x, add_matrix(t, q));
     t.instruction({OpKind::kKvWrite, {t.matmul(x, add_matrix(t, k)), t.matmul(x, add_matrix(t, v))}, {}, {}, heads});
     const int y = t.apply(OpKind::kAttention, {query}, {}, width(), heads);
-    const int rows = t.value(width(), 0, Space::kOutputs);
+    const int rows = t.value(width(), {}, Space::kOutputs);
     t.instruction({OpKind::kSelect, {y}, {rows}, {}, {}});
     return std::make_shared<const Program>(t.take(rows));
   }
@@ -223,11 +229,20 @@ struct HardAttention {
     return y;
   }
 
+  bool sees(int64_t token, int64_t position) const {
+    if (causal && position > token) return false;
+    return window == 0 || std::abs(token - position) < window;
+  }
+
   void attend(const Matrix& queries, const Matrix& keys, const Matrix& values, int64_t token, int64_t head,
               Matrix& y) const {
     const int64_t from = head / (n_heads / kKvHeads) * kHeadDim;
     std::vector<float> scores;
-    for (int64_t p = 0; p <= token; ++p) {
+    for (int64_t p = 0; p < keys.rows; ++p) {
+      if (!sees(token, p)) {
+        scores.push_back(-INFINITY);
+        continue;
+      }
       scores.push_back(0.0f);
       for (int64_t i = 0; i < kHeadDim; ++i) {
         scores.back() += queries.at(token, head * kHeadDim + i) * keys.at(p, from + i);
@@ -237,7 +252,7 @@ struct HardAttention {
     const auto count = static_cast<float>(std::count(scores.begin(), scores.end(), largest));
     for (int64_t i = 0; i < kHeadDim; ++i) {
       float total = 0.0f;
-      for (int64_t p = 0; p <= token; ++p) {
+      for (int64_t p = 0; p < keys.rows; ++p) {
         if (scores[static_cast<size_t>(p)] == largest) total += values.at(p, from + i);
       }
       y.at(token, head * kHeadDim + i) = total / count;
@@ -252,8 +267,8 @@ struct Walker {
   int64_t done = 0;
 };
 
-// Steps of 1 to 40 tokens of each sequence, until all are done.
-void check_walk(Executor& executor, const KvLayout& kv, std::vector<Walker> walkers, unsigned seed) {
+// Steps of 1 to 40 tokens of each sequence, or of all that it has, until all are done.
+void check_walk(Executor& executor, const KvLayout& kv, std::vector<Walker> walkers, unsigned seed, bool at_once) {
   std::mt19937 rng(seed);
   for (;;) {
     std::vector<int32_t> ids;
@@ -261,7 +276,7 @@ void check_walk(Executor& executor, const KvLayout& kv, std::vector<Walker> walk
     std::vector<float> expected;
     for (Walker& w : walkers) {
       const int64_t left = static_cast<int64_t>(w.ids.size()) - w.done;
-      const int64_t count = std::min<int64_t>(left, rng() % 3 == 0 ? 1 : 1 + rng() % 40);
+      const int64_t count = at_once ? left : std::min<int64_t>(left, rng() % 3 == 0 ? 1 : 1 + rng() % 40);
       if (count == 0) continue;
       parts.push_back({w.done, count, &w.block_table});
       ids.insert(ids.end(), w.ids.begin() + w.done, w.ids.begin() + w.done + count);
@@ -292,19 +307,31 @@ std::vector<Walker> ragged_walkers(const HardAttention& attention) {
   return walkers;
 }
 
+void check_attention(const HardAttention& attention, KvType type) {
+  const std::vector<Walker> walkers = ragged_walkers(attention);
+  const auto program = attention.program();
+  KvLayout kv = program->kv_shape();
+  kv.type = type;
+  Buffer memory = Buffer::allocate(static_cast<size_t>(25 * kv.block_bytes()), "test");
+  kv.data = memory.as<uint8_t>();
+  unsigned seed = 0;
+  on_every_machine(program, [&](Executor& executor) {
+    std::memset(memory.data(), 0xff, memory.size());  // NaNs: only what is written may be read
+    for (int round = 0; round < 3; ++round) check_walk(executor, kv, walkers, ++seed, !attention.causal);
+  });
+}
+
 TEST(attention_sees_its_own_sequence_through_scattered_blocks) {
   for (const int64_t n_heads : {6, 34}) {  // 3 or 17 query heads to a KV head: many tokens or part of one in a piece
-    const HardAttention attention(n_heads);
-    const std::vector<Walker> walkers = ragged_walkers(attention);
-    const auto program = attention.program();
-    KvLayout kv = program->kv_shape();
-    Buffer memory = Buffer::allocate(static_cast<size_t>(25 * kv.block_floats()) * sizeof(float), "test");
-    kv.data = memory.as<float>();
-    unsigned seed = 0;
-    on_every_machine(program, [&](Executor& executor) {
-      std::memset(memory.data(), 0xff, memory.size());  // NaNs: only what is written may be read
-      for (int round = 0; round < 3; ++round) check_walk(executor, kv, walkers, ++seed);
-    });
+    for (const KvType type : {KvType::kF32, KvType::kBf16}) {  // bf16 holds these small integers exactly
+      check_attention(HardAttention(n_heads), type);
+    }
+  }
+}
+
+TEST(attention_in_a_window_and_in_both_directions) {
+  for (const int64_t window : {0, 1, 20, 70, 500}) {
+    for (const bool causal : {true, false}) check_attention(HardAttention(6, window, causal), KvType::kF32);
   }
 }
 
@@ -357,8 +384,8 @@ TEST(executor_refuses_forked_children_and_goes_on_after_a_step_too_large) {
   }));
 }
 
-std::vector<float> tiny_logits(bool fused, const std::string& isa, int n_threads, int64_t chunk) {
-  const EngineOptions options{.context = 700, .max_batch = 1, .prefill_chunk = chunk};
+std::vector<float> tiny_logits(KvType type, bool fused, const std::string& isa, int n_threads, int64_t chunk) {
+  const EngineOptions options{.context = 700, .max_batch = 1, .prefill_chunk = chunk, .kv_type = type};
   Engine engine(check::tiny_program(700, fused), std::make_shared<ThreadPool>(n_threads), select_kernels(isa), options);
   std::vector<int32_t> ids = random_ids(600, 5);  // more than a segment of attention
   std::vector<float> out(ids.size() * check::kTinyVocab);
@@ -367,12 +394,14 @@ std::vector<float> tiny_logits(bool fused, const std::string& isa, int n_threads
 }
 
 TEST(fused_programs_give_the_same_bits_on_every_machine) {
-  const std::vector<float> expected = tiny_logits(false, "scalar", 1, 512);
-  for (const std::string& isa : supported_isas()) {
-    for (const int n_threads : {1, 2, 3}) {
-      for (const bool fused : {false, true}) {
-        const int64_t chunk = n_threads == 3 ? 7 : fused ? 64 : 100;
-        CHECK(tiny_logits(fused, isa, n_threads, chunk) == expected);
+  for (const KvType type : {KvType::kF32, KvType::kBf16, KvType::kInt8}) {
+    const std::vector<float> expected = tiny_logits(type, false, "scalar", 1, 512);
+    for (const std::string& isa : supported_isas()) {
+      for (const int n_threads : {1, 2, 3}) {
+        for (const bool fused : {false, true}) {
+          const int64_t chunk = n_threads == 3 ? 7 : fused ? 64 : 100;
+          CHECK(tiny_logits(type, fused, isa, n_threads, chunk) == expected);
+        }
       }
     }
   }

@@ -62,7 +62,7 @@ Program random_program(unsigned seed) {
   std::vector<int> made{t.apply(OpKind::kEmbedding, {}, {zero_weight(t, kVocab, kWidth, "f32")}, kWidth)};
   const auto any = [&] { return made[made.size() - 1 - rng() % std::min<size_t>(made.size(), 6)]; };
   for (int i = 0; i < 40; ++i) made.push_back(t.apply(OpKind::kAdd, {any(), any()}, {}, kWidth));
-  const int rows = t.value(kWidth, 0, Space::kOutputs);
+  const int rows = t.value(kWidth, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {any()}, {rows}, {}, {}});
   const int result = t.apply(OpKind::kAdd, {rows, rows}, {}, kWidth);
   t.apply(OpKind::kAdd, {rows, result}, {}, kWidth);  // the result is read too
@@ -96,6 +96,20 @@ TEST(a_layer_is_fused_to_ten_instructions) {
   CHECK_EQ(fused.instructions[5].inputs.size(), 2);          // a residual
   CHECK_EQ(find(fused, OpKind::kRopeKvWrite).attributes.n_heads, 2);
   CHECK(op_names(fuse(Program(fused))) == expected);  // nothing is left to fuse
+}
+
+TEST(a_norm_is_fused_with_rounding_to_bf16) {
+  Trace t(kContext);
+  const int x = t.apply(OpKind::kEmbedding, {}, {zero_weight(t, kVocab, kWidth, "bf16")}, kWidth);
+  const int rows = t.value(kWidth, {}, Space::kOutputs);
+  t.instruction({OpKind::kSelect, {x}, {rows}, {}, {}});
+  const int norm = t.floats("norm", std::vector<float>(kWidth));
+  const int h = t.apply(OpKind::kRmsNorm, {rows}, {norm}, kWidth, {.eps = 1e-5f});
+  const ProgramSpec fused = fuse(Program(t.take(t.matmul(h, zero_weight(t, kVocab, kWidth, "bf16")))));
+  CHECK(op_names(fused) == (std::vector<std::string>{"embedding", "select", "rms_norm_quantize", "matmul"}));
+  const int made = fused.instructions[2].outputs[0];
+  CHECK_EQ(fused.values[static_cast<size_t>(made)].format.name(), std::string("bf16"));
+  check_plan(Program(fused));
 }
 
 // `apply` makes one instruction of `spec` unfit for the rule that gives `kind`.

@@ -35,13 +35,118 @@ TEST(rms_norm_and_quantize_agree_fused_and_apart) {
         CHECK(std::fabs(y[at] - exact) <= 16 * 0x1p-24 * std::fabs(exact));
       }
     }
-    on_every_isa("rms_norm_quantize", [&](const Kernels& kernels) {
-      const Activations apart(kernels, y, rows, dim, 32);
-      std::vector<uint8_t> memory(apart.memory.size());
-      kernels.rms_norm_quantize({x.data(), w.data(), activation_view(memory.data(), rows, dim, 32), 1e-5f, 0, rows});
-      CHECK(memory == apart.memory);
-      return memory;
-    });
+    for (const RowFormat format : {RowFormat{8, 32}, RowFormat{16, 2}}) {
+      on_every_isa("rms_norm_quantize", [&](const Kernels& kernels) {
+        const Activations apart(kernels, y, rows, dim, format);
+        std::vector<uint8_t> memory(apart.memory.size());
+        const ActivationView view = activation_view(memory.data(), rows, dim, format);
+        kernels.rms_norm_quantize({x.data(), w.data(), view, 1e-5f, 0, rows});
+        CHECK(memory == apart.memory);
+        return memory;
+      });
+    }
+  }
+}
+
+// The mean of dim numbers is off by (dim / 64 + 8) eps of their mean size, which the division by a small deviation
+// enlarges; all else is relative to the result.
+void check_layer_norm(const std::vector<float>& x, const std::vector<float>& w, const float* b,
+                      const std::vector<float>& y, int64_t dim) {
+  const double eps = 0x1p-24 * (static_cast<double>(dim) / 64 + 16);
+  for (size_t row = 0; row < x.size(); row += static_cast<size_t>(dim)) {
+    double mean = 0.0, size = 0.0, variance = 0.0;
+    for (size_t i = 0; i < static_cast<size_t>(dim); ++i) {
+      mean += x[row + i] / static_cast<double>(dim);
+      size += std::fabs(x[row + i]) / static_cast<double>(dim);
+    }
+    for (size_t i = 0; i < static_cast<size_t>(dim); ++i)
+      variance += std::pow(x[row + i] - mean, 2) / static_cast<double>(dim);
+    const double inverse = 1.0 / std::sqrt(variance + static_cast<double>(1e-5f));
+    for (size_t i = 0; i < static_cast<size_t>(dim); ++i) {
+      const double scaled = (x[row + i] - mean) * inverse * w[i], offset = b != nullptr ? b[i] : 0.0;
+      const double bound = eps * (size * inverse * std::fabs(w[i]) + std::fabs(scaled) + std::fabs(scaled + offset));
+      CHECK(std::fabs(y[row + i] - (scaled + offset)) <= bound);
+    }
+  }
+}
+
+TEST(layer_norm_is_right_far_from_zero_too) {
+  for (const int64_t dim : {1, 15, 16, 64, 100, 576}) {
+    const int64_t rows = 3;
+    const std::vector<float> w = normal(static_cast<size_t>(dim), 12), b = normal(static_cast<size_t>(dim), 13);
+    for (const float mean : {0.0f, 1000.0f}) {
+      std::vector<float> x = normal(static_cast<size_t>(rows * dim), 11);
+      for (float& v : x) v += mean;
+      for (const float* bias : {b.data(), static_cast<const float*>(nullptr)}) {
+        const std::vector<float> y = on_every_isa("layer_norm", [&](const Kernels& kernels) {
+          std::vector<float> out(x.size());
+          kernels.layer_norm({x.data(), w.data(), bias, out.data(), dim, 1e-5f, 0, rows});
+          return out;
+        });
+        check_layer_norm(x, w, bias, y, dim);
+      }
+    }
+  }
+}
+
+TEST(norms_of_what_overflows_are_nan) {
+  const std::vector<float> ones(20, 1.0f);
+  for (const std::string& isa : supported_isas()) {
+    for (const float bad : {3e38f, INFINITY, NAN}) {
+      std::vector<float> x(20, 1.0f), y(20);
+      x[17] = bad;
+      select_kernels(isa).layer_norm({x.data(), ones.data(), nullptr, y.data(), 20, 1e-5f, 0, 1});
+      CHECK(std::isnan(y[0]) && std::isnan(y[19]));
+      select_kernels(isa).rms_norm({x.data(), ones.data(), y.data(), 20, 1e-5f, 0, 1});
+      CHECK(std::isnan(y[0]) && std::isnan(y[19]));
+    }
+  }
+}
+
+// Of both signs, over all exponents.
+std::vector<float> floats_of_every_size() {
+  std::vector<float> x;
+  for (uint32_t bits = 0; bits < 0x7f800000; bits += 20011) {
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    x.insert(x.end(), {magnitude, -magnitude});
+  }
+  return x;
+}
+
+std::vector<float> gelu_on_every_isa(const std::vector<float>& x, bool tanh) {
+  return on_every_isa("gelu", [&](const Kernels& kernels) {
+    std::vector<float> out(x.size());
+    kernels.gelu({x.data(), out.data(), tanh, 0, static_cast<int64_t>(x.size())});
+    return out;
+  });
+}
+
+TEST(gelu_is_right_in_both_tails) {
+  const std::vector<float> x = floats_of_every_size(), y = gelu_on_every_isa(x, false);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double exact = 0.5 * x[i] * std::erfc(-x[i] / std::sqrt(2.0));
+    CHECK(std::fabs(y[i] - exact) <= 20 * 0x1p-24 * std::fabs(exact) + 0x1p-126);
+  }
+}
+
+TEST(gelu_by_tanh_is_right_in_both_tails) {
+  const std::vector<float> x = floats_of_every_size(), y = gelu_on_every_isa(x, true);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double a = x[i], u = std::sqrt(2.0 / std::acos(-1.0)) * (a + 0.044715 * a * a * a);
+    const double exact = a / (1.0 + std::exp(-2.0 * u));
+    const double exponent = std::min(std::fabs(2.0 * u), 88.0);
+    CHECK(std::fabs(y[i] - exact) <= (8.0 + 4.0 * exponent) * 0x1p-24 * std::fabs(exact) + 1e-37);
+  }
+}
+
+TEST(gelu_of_what_is_not_finite) {
+  for (const bool tanh : {false, true}) {
+    const std::vector<float> y = gelu_on_every_isa({INFINITY, -INFINITY, NAN, -0.0f}, tanh);
+    CHECK_EQ(y[0], INFINITY);
+    CHECK(y[1] <= 0.0f && y[1] > -1e-37f);
+    CHECK(std::isnan(y[2]));
+    CHECK(y[3] == 0.0f && std::signbit(y[3]));
   }
 }
 
@@ -51,7 +156,7 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   x[5] = 0.0f;
   std::fill_n(x.begin() + 2 * cols, cols, 0.0f);
   const Kernels& kernels = select_kernels("auto");
-  const Activations q(kernels, x, rows, cols, 64);
+  const Activations q(kernels, x, rows, cols, {8, 64});
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) {
       const double back = q.q(r, c) * q.scale(r, c);
@@ -61,10 +166,26 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   }
   x[static_cast<size_t>(cols + 3)] = NAN;
   on_every_isa("quantize NaN", [&](const Kernels& k) {
-    const Activations bad(k, x, rows, cols, 64);
+    const Activations bad(k, x, rows, cols, {8, 64});
     CHECK(std::isnan(bad.scale(1, 3)));
     CHECK(!std::isnan(bad.scale(0, 3)));
     return std::vector<int8_t>(bad.view.data, bad.view.data + 1);
+  });
+}
+
+TEST(quantize_to_bf16_rounds_to_the_nearest_and_pads_with_zero) {
+  const int64_t cols = 71, rows = 13;
+  std::vector<float> x = normal(static_cast<size_t>(rows * cols), 21);
+  const std::vector<float> special{0x1.01p0f, 0x1.03p0f, -0x1.01p0f, 0x1.010002p0f, 0x1.fefffep127f, 0x1.ffp127f,
+                                   -INFINITY, NAN,       -NAN,       0x1p-149f,     0x1.8p-134f,     -0.0f};
+  std::copy(special.begin(), special.end(), x.begin() + 2 * cols + 11);
+  on_every_isa("quantize to bf16", [&](const Kernels& kernels) {
+    const Activations q(kernels, x, rows, cols, {16, 2});
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) CHECK_EQ(q.bf16(r, c), f32_to_bf16(x[static_cast<size_t>(r * cols + c)]));
+      CHECK_EQ(q.bf16(r, cols), 0);
+    }
+    return q.memory;
   });
 }
 

@@ -14,8 +14,8 @@ using check::normal;
 using check::on_every_isa;
 using check::random_weight;
 
-// Against the exact product of the quantised operands: what is left is float rounding, at most a few eps for each
-// group.
+// Against the exact product of the operands that the kernel has: what is left is float rounding, at most a few eps for
+// each group, or for each product of floats. `q`: nullptr for f32.
 void check_matmul_values(const Weight& weight, const Activations* q, const std::vector<float>& x, int64_t rows,
                          const std::vector<float>& y) {
   const PackedMatrix& m = weight.matrix();
@@ -23,15 +23,15 @@ void check_matmul_values(const Weight& weight, const Activations* q, const std::
     for (int64_t n = 0; n < m.rows; n += 5) {
       double exact = 0.0, magnitude = 0.0;
       for (int64_t k = 0; k < m.cols; ++k) {
-        const double a = q != nullptr ? q->q(r, k) * q->scale(r, k) : x[static_cast<size_t>(r * m.cols + k)];
+        const double a = q != nullptr ? q->value(r, k) : x[static_cast<size_t>(r * m.cols + k)];
         const double product = reference_weight(m, n, k) * a;
         exact += product;
         magnitude += std::fabs(product);
       }
       // An asymmetric code is up to 2^bits times its distance from the mean: the sum of offset and code parts cancels.
       const double cancel = m.format.offset == Offset::kNone ? 1.0 : 32.0;
-      const double bound =
-          4.0 * 0x1p-24 * cancel * magnitude * (q != nullptr ? 8.0 : 0.25 * static_cast<double>(m.cols));
+      const double roundings = m.format.quantized() ? 8.0 : 0.25 * static_cast<double>(m.cols);
+      const double bound = 4.0 * 0x1p-24 * cancel * magnitude * roundings;
       const double got = y[static_cast<size_t>(r * m.rows + n)];
       if (!(std::fabs(got - exact) <= bound)) {
         check::report_failure(__FILE__, __LINE__,
@@ -44,82 +44,118 @@ void check_matmul_values(const Weight& weight, const Activations* q, const std::
   }
 }
 
+struct Operands {
+  const Weight& weight;
+  const std::vector<float>& x;  // [rows, cols]
+  int64_t rows;
+};
+
+std::vector<float> run_matmul(const Kernels& kernels, const Operands& o, bool native_pairs) {
+  const PackedMatrix& m = o.weight.matrix();
+  std::vector<float> y(static_cast<size_t>(o.rows * m.rows), 7.0f);
+  MatmulArgs args{
+      .weight = m, .up = {}, .x = {}, .x_f32 = o.x.data(), .rows = o.rows, .y = y.data(), .y_stride = m.rows};
+  args.end = n_slabs(m.rows);
+  args.native_pairs = native_pairs;
+  const RowFormat format = activation_format(m.format);
+  if (format.quantized()) {
+    const Activations q(kernels, o.x, o.rows, m.cols, format);
+    args.x = q.view;
+    kernels.matmul(args);
+  } else {
+    kernels.matmul(args);
+  }
+  return y;
+}
+
+void check_values(const Operands& o, const std::vector<float>& y) {
+  const PackedMatrix& m = o.weight.matrix();
+  const RowFormat format = activation_format(m.format);
+  if (!format.quantized()) return check_matmul_values(o.weight, nullptr, o.x, o.rows, y);
+  const Activations q(select_kernels("scalar"), o.x, o.rows, m.cols, format);
+  check_matmul_values(o.weight, &q, o.x, o.rows, y);
+}
+
+constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 5, 7, 8, 12, 13, 25, 70};
+
 TEST(matmul_gives_the_same_bits_everywhere_and_the_right_ones) {
   ThreadPool pool(2);
   for (const WeightFormat& format : all_formats()) {
-    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{48, 256}, {37, 100}, {16, 576}, {1, 1}, {33, 31}}) {
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>{48, 256}, {37, 100}, {16, 576}, {1, 1}, {33, 31}, {7, 1029}}) {
       const auto weight = random_weight(n, k, format, pool);
-      for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 12, 13, 25, 70}) {
+      for (const int64_t rows : kRowCounts) {
         const std::vector<float> x = normal(static_cast<size_t>(rows * k), static_cast<unsigned>(rows));
-        const std::vector<float> y = on_every_isa(("matmul " + format.name()).c_str(), [&](const Kernels& kernels) {
-          std::vector<float> out(static_cast<size_t>(rows * n), 7.0f);
-          MatmulArgs args{.weight = weight->matrix(),
-                          .up = {},
-                          .x = {},
-                          .x_f32 = x.data(),
-                          .rows = rows,
-                          .y = out.data(),
-                          .y_stride = n};
-          args.end = n_slabs(n);
-          if (format.quantized()) {
-            const Activations q(kernels, x, rows, k, format.group);
-            args.x = q.view;
-            kernels.matmul(args);
-          } else {
-            kernels.matmul(args);
-          }
-          return out;
-        });
-        if (format.quantized()) {
-          const Activations q(select_kernels("scalar"), x, rows, k, format.group);
-          check_matmul_values(*weight, &q, x, rows, y);
-        } else {
-          check_matmul_values(*weight, nullptr, x, rows, y);
+        const Operands operands{*weight, x, rows};
+        check_values(operands, on_every_isa(("matmul " + format.name()).c_str(), [&](const Kernels& kernels) {
+                       return run_matmul(kernels, operands, false);
+                     }));
+      }
+    }
+  }
+}
+
+// Such an instruction rounds in its own way, but no worse.
+TEST(matmul_of_bf16_by_an_instruction_of_its_own_is_right) {
+  const Kernels& kernels = select_kernels("auto");
+  if (!kernels.native_pairs) SKIP("this CPU has no instruction for pairs of bf16");
+  ThreadPool pool(2);
+  for (const auto& [n, k] :
+       {std::pair<int64_t, int64_t>{48, 256}, {37, 101}, {1, 1}, {33, 31}, {7, 1029}, {20, 1026}}) {
+    const auto weight = random_weight(n, k, {.bits = 16, .group = 2}, pool);
+    for (const int64_t rows : kRowCounts) {
+      const std::vector<float> x = normal(static_cast<size_t>(rows * k), static_cast<unsigned>(rows));
+      const Operands operands{*weight, x, rows};
+      check_values(operands, run_matmul(kernels, operands, true));
+    }
+  }
+}
+
+// A row's result must not depend on the rows beside it. 1100 cols are three segments of floats.
+TEST(matmul_rows_are_independent_of_their_companions) {
+  ThreadPool pool(1);
+  const int64_t n = 40, rows = 70;
+  for (const WeightFormat& format : all_formats()) {
+    const int64_t k = format.quantized() ? 160 : 1101;
+    const std::vector<float> x = normal(static_cast<size_t>(rows * k), 3);
+    const auto weight = random_weight(n, k, format, pool);
+    for (const std::string& isa : supported_isas()) {
+      const Kernels& kernels = select_kernels(isa);
+      for (const bool native_pairs : {false, kernels.native_pairs}) {
+        const std::vector<float> together = run_matmul(kernels, {*weight, x, rows}, native_pairs);
+        for (const int64_t count : {1, 2, 6, 11}) {
+          const int64_t first = 9;
+          const std::vector<float> part(x.begin() + first * k, x.begin() + (first + count) * k);
+          const std::vector<float> alone = run_matmul(kernels, {*weight, part, count}, native_pairs);
+          CHECK(std::memcmp(alone.data(), together.data() + first * n, alone.size() * sizeof(float)) == 0);
         }
       }
     }
   }
 }
 
-// A row's result must not depend on the rows beside it.
-TEST(matmul_rows_are_independent_of_their_companions) {
+// In a padded pair, too; other rows stay as they are.
+TEST(matmul_of_bf16_keeps_nan_and_infinity_in_their_row) {
   ThreadPool pool(1);
-  const int64_t n = 40, k = 160, rows = 70;
-  const std::vector<float> x = normal(static_cast<size_t>(rows * k), 3);
-  for (const WeightFormat& format : all_formats()) {
-    const auto weight = random_weight(n, k, format, pool);
-    const auto run = [&](const Kernels& kernels, int64_t first, int64_t count) {
-      std::vector<float> out(static_cast<size_t>(count * n));
-      const std::vector<float> part(x.begin() + first * k, x.begin() + (first + count) * k);
-      MatmulArgs args{.weight = weight->matrix(),
-                      .up = {},
-                      .x = {},
-                      .x_f32 = part.data(),
-                      .rows = count,
-                      .y = out.data(),
-                      .y_stride = n};
-      args.end = n_slabs(n);
-      const Activations q(kernels, part, count, k, format.quantized() ? format.group : 32);
-      args.x = q.view;
-      kernels.matmul(args);
-      return out;
-    };
-    for (const std::string& isa : supported_isas()) {
-      const Kernels& kernels = select_kernels(isa);
-      const std::vector<float> together = run(kernels, 0, rows);
-      for (const int64_t count : {1, 2, 6, 11}) {
-        const int64_t first = 9;
-        const std::vector<float> alone = run(kernels, first, count);
-        CHECK(std::memcmp(alone.data(), together.data() + first * n, alone.size() * sizeof(float)) == 0);
-      }
+  const int64_t n = 20, k = 33, rows = 14;
+  const auto weight = random_weight(n, k, {.bits = 16, .group = 2}, pool);
+  std::vector<float> x = normal(static_cast<size_t>(rows * k), 5);
+  x[static_cast<size_t>(3 * k + 32)] = NAN;
+  x[static_cast<size_t>(12 * k)] = 3.4e38f;  // infinite as bf16
+  for (const std::string& isa : supported_isas()) {
+    const Kernels& kernels = select_kernels(isa);
+    for (const bool native_pairs : {false, kernels.native_pairs}) {
+      const std::vector<float> y = run_matmul(kernels, {*weight, x, rows}, native_pairs);
+      for (int64_t i = 0; i < rows * n; ++i)
+        CHECK_EQ(std::isfinite(y[static_cast<size_t>(i)]), i / n != 3 && i / n != 12);
     }
   }
 }
 
-TEST(matmul_epilogues_add_bias_then_residual_and_multiply_gate_and_up) {
+void check_epilogues(const WeightFormat& format) {
   ThreadPool pool(1);
   const int64_t n = 37, k = 64, rows = 5;
-  const auto [gate, up] = Weight::create_pair("gate", "up", n, k, {.bits = 4, .group = 32});
+  const auto [gate, up] = Weight::create_pair("gate", "up", n, k, format);
   const std::vector<float> w = normal(static_cast<size_t>(2 * n * k), 1, 0.1f),
                            x = normal(static_cast<size_t>(rows * k), 2);
   gate->pack_rows(0, n, reinterpret_cast<const uint8_t*>(w.data()), SourceType::kF32, pool);
@@ -128,10 +164,10 @@ TEST(matmul_epilogues_add_bias_then_residual_and_multiply_gate_and_up) {
                            residual = normal(static_cast<size_t>(rows * n), 5);
   for (const std::string& isa : supported_isas()) {
     const Kernels& kernels = select_kernels(isa);
-    const Activations q(kernels, x, rows, k, 32);
+    const Activations q(kernels, x, rows, k, activation_format(format));
     const auto run = [&](const PackedMatrix& m, const PackedMatrix& second, const float* b, const float* r) {
       std::vector<float> out(static_cast<size_t>(rows * n));
-      kernels.matmul({m, second, q.view, nullptr, rows, out.data(), n, b, r, 0, n_slabs(n)});
+      kernels.matmul({m, second, q.view, nullptr, rows, out.data(), n, b, r, 0, n_slabs(n), kernels.native_pairs});
       return out;
     };
     const std::vector<float> g = run(gate->matrix(), {}, nullptr, nullptr), u = run(up->matrix(), {}, nullptr, nullptr);
@@ -145,6 +181,11 @@ TEST(matmul_epilogues_add_bias_then_residual_and_multiply_gate_and_up) {
       CHECK_EQ(with_both[i], residual[i] + (g[i] + bias[i % static_cast<size_t>(n)]));
     }
   }
+}
+
+TEST(matmul_epilogues_add_bias_then_residual_and_multiply_gate_and_up) {
+  check_epilogues({.bits = 4, .group = 32});
+  check_epilogues({.bits = 16, .group = 2});
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ TEST(programs_in_order_are_accepted) {
   CHECK_EQ(program.context_length(), kContext);
   const KvLayout kv = program.kv_shape();
   CHECK(kv.n_layers == 1 && kv.n_kv_heads == 1 && kv.head_dim == 16 && kv.data == nullptr);
-  CHECK_EQ(Program(one_layer_fused_spec()).instructions().size(), 10);
+  CHECK_EQ(Program(one_layer_fused_spec()).instructions().size(), 12);
 }
 
 TEST(indices_out_of_range_are_refused) {
@@ -113,9 +113,10 @@ TEST(values_of_another_type_are_refused) {
       [](Value& v) { ++v.width; },
       [](Value& v) { --v.width; },
       [](Value& v) { v.width = std::numeric_limits<int32_t>::max(); },
-      [](Value& v) { v.group = v.group == 0 ? 32 : 0; },
-      [](Value& v) { v.group = 128; },
-      [](Value& v) { v.group = 5; },
+      [](Value& v) { v.format = v.format.quantized() ? RowFormat{} : RowFormat{8, 32}; },
+      [](Value& v) { v.format = {8, 128}; },
+      [](Value& v) { v.format = {8, 5}; },
+      [](Value& v) { v.format = {16, 2}; },
       [](Value& v) { v.space = v.space == Space::kTokens ? Space::kOutputs : Space::kTokens; },
   };
   for (const ProgramSpec& whole : {one_layer_spec(), one_layer_fused_spec()}) {
@@ -137,9 +138,11 @@ TEST(values_of_impossible_sizes_are_refused) {
     spec.values[3].width = width;
     check_refused(spec, width < 1 ? "program value" : "program instruction 3", "width " + std::to_string(width));
   }
-  ProgramSpec spec = one_layer_spec();
-  spec.values[3].group = -1;
-  check_refused(spec, "program value", "group -1");
+  for (const RowFormat bad : {RowFormat{8, -1}, {8, 0}, {16, 1}, {16, 32}, {32, 2}, {32, 0}, {4, 32}, {0, 0}}) {
+    ProgramSpec spec = one_layer_spec();
+    spec.values[3].format = bad;
+    check_refused(spec, "program value", std::to_string(bad.bits) + " bits in groups of " + std::to_string(bad.group));
+  }
 }
 
 TEST(parameters_of_another_shape_are_refused) {
@@ -159,6 +162,7 @@ TEST(parameters_of_another_shape_are_refused) {
   };
   check_parameter(OpKind::kEmbedding, 0, false, false);
   check_parameter(OpKind::kRmsNorm, 0, false, true);
+  check_parameter(OpKind::kLayerNorm, 0, false, true);
   check_parameter(OpKind::kRmsNormQuantize, 0, true, true);
   check_parameter(OpKind::kMatmul, 0, false, true);
   check_parameter(OpKind::kMatmul, 2, true, true);
@@ -168,6 +172,7 @@ TEST(parameters_of_another_shape_are_refused) {
     check_parameter(OpKind::kRope, table, false, table == 1);
     check_parameter(OpKind::kRopeKvWrite, table, true, table == 1);
   }
+  check_break(OpKind::kLayerNorm, "bias", [](ProgramSpec& s) { ++parameter(s, OpKind::kLayerNorm, 1).cols; });
   check_break(OpKind::kMatmul, "bias", [](ProgramSpec& s) { ++parameter(s, OpKind::kMatmul, 1).cols; });
   check_break(
       OpKind::kGateUp, "formats",
@@ -191,17 +196,47 @@ TEST(attributes_out_of_range_are_refused) {
     check_attribute(kind, &Attributes::layer, {-1, INT64_MIN, INT64_MAX, int64_t{1} << 40});
   }
   for (const float eps : {-1.0f, std::numeric_limits<float>::quiet_NaN()}) {
-    check_break(OpKind::kRmsNorm, "eps", [=](ProgramSpec& s) { find(s, OpKind::kRmsNorm).attributes.eps = eps; });
+    for (const OpKind kind : {OpKind::kRmsNorm, OpKind::kLayerNorm})
+      check_break(kind, "eps", [=](ProgramSpec& s) { find(s, kind).attributes.eps = eps; });
     check_break(
         OpKind::kRmsNormQuantize, "eps",
         [=](ProgramSpec& s) { find(s, OpKind::kRmsNormQuantize).attributes.eps = eps; }, true);
   }
 }
 
+// A head with these weights, behind a quantize to these rows unless they are f32.
+ProgramSpec head_spec(const char* weights, const RowFormat& rows) {
+  Trace t(kContext);
+  const int x = t.apply(OpKind::kEmbedding, {}, {zero_weight(t, kVocab, kWidth, "bf16")}, kWidth);
+  int selected = t.value(kWidth, {}, Space::kOutputs);
+  t.instruction({OpKind::kSelect, {x}, {selected}, {}, {}});
+  if (rows.quantized()) {
+    const int q = t.value(kWidth, rows, Space::kOutputs);
+    t.instruction({OpKind::kQuantize, {selected}, {q}, {}, {}});
+    selected = q;
+  }
+  return t.take(t.apply(OpKind::kMatmul, {selected}, {zero_weight(t, kVocab, kWidth, weights), -1}, kVocab));
+}
+
+TEST(weights_want_rows_of_their_own_kind) {
+  const std::pair<const char*, RowFormat> kinds[] = {
+      {"f32", {}}, {"bf16", {16, 2}}, {"i8g32", {8, 32}}, {"i4g64a", {8, 64}}, {"i8", {8, 128}}};
+  for (const auto& [weights, wanted] : kinds) {
+    for (const auto& [name, rows] : kinds) {
+      const ProgramSpec spec = head_spec(weights, rows);
+      if (rows == wanted) {
+        CHECK_EQ(Program(spec).vocab_size(), kVocab);
+      } else {
+        check_refused(spec, place(spec, spec.instructions.size() - 1), std::string(weights) + " with " + rows.name());
+      }
+    }
+  }
+}
+
 // Ops that read the batch's tokens or the KV cache write a row for each token: a value of outputs would be too small.
 TEST(ops_of_tokens_refuse_values_of_outputs) {
   Trace t(kContext);
-  const int rows = t.value(kWidth, 0, Space::kOutputs);
+  const int rows = t.value(kWidth, {}, Space::kOutputs);
   t.instruction({OpKind::kEmbedding, {}, {rows}, {zero_weight(t, kVocab, kWidth, "f32")}, {}});
   check_refused(t.take(rows), "program instruction 0 (embedding)", "an embedding of outputs");
   for (const OpKind kind : {OpKind::kRope, OpKind::kAttention, OpKind::kRopeKvWrite}) {
@@ -278,7 +313,7 @@ TEST(programs_without_result_embedding_or_context_are_refused) {
   }
   check_spec("program result", [](ProgramSpec& s) { s.result = 0; });  // rows of tokens
   check_spec("program result", [](ProgramSpec& s) {                    // quantised rows
-    s.values.push_back({Space::kOutputs, kVocab, 32});
+    s.values.push_back({Space::kOutputs, kVocab, {8, 32}});
     const int q = static_cast<int>(s.values.size()) - 1;
     s.instructions.push_back({OpKind::kQuantize, {s.result}, {q}, {}, {}});
     s.result = q;

@@ -1,4 +1,5 @@
 // Formats, sources and packing against the slow oracle.
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -14,7 +15,7 @@ namespace {
 
 TEST(format_names_parse_back) {
   for (const std::string& name : format_names()) CHECK_EQ(parse_format(name, "weights").name(), name);
-  for (const char* bad : {"", "i5", "f32a", "i4g16", "I4", "i4aa"})
+  for (const char* bad : {"", "i5", "f32a", "bf16a", "f16", "i4g16", "I4", "i4aa"})
     CHECK_THROWS(ErrorKind::kParameter, parse_format(bad, "weights"));
 }
 
@@ -116,6 +117,60 @@ TEST(block_sources_are_taken_over_without_loss) {
   }
 }
 
+// Every finite bf16, in an odd number of cols.
+TEST(bf16_sources_are_taken_over_bit_for_bit) {
+  ThreadPool pool(2);
+  std::vector<uint16_t> source;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    if ((bits & 0x7f80) != 0x7f80) source.push_back(static_cast<uint16_t>(bits));
+  }
+  const int64_t cols = 255, rows = static_cast<int64_t>(source.size()) / cols;
+  const auto weight = Weight::create("w", rows, cols, natural_format(SourceType::kBF16));
+  CHECK_EQ(weight->matrix().format.name(), std::string("bf16"));
+  weight->pack_rows(0, rows, reinterpret_cast<const uint8_t*>(source.data()), SourceType::kBF16, pool);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      const float got = static_cast<float>(reference_weight(weight->matrix(), r, c));
+      CHECK_EQ(std::bit_cast<uint32_t>(got), uint32_t{source[static_cast<size_t>(r * cols + c)]} << 16);
+    }
+  }
+}
+
+TEST(floats_are_packed_to_the_nearest_bf16) {
+  ThreadPool pool(1);
+  const WeightFormat bf16 = parse_format("bf16", "test");
+  std::mt19937 rng(3);
+  std::vector<float> x;
+  while (x.size() < 64 * 101) {  // of every size, subnormal ones too; each third in the middle between two bf16
+    const uint32_t bits = static_cast<uint32_t>(rng()) & (x.size() % 3 == 0 ? 0xffff8000 : 0xffffffff);
+    const float value = std::bit_cast<float>(x.size() % 3 == 0 ? bits | 0x8000 : bits);
+    if (std::fabs(value) < 0x1.ffp127f) x.push_back(value);
+  }
+  x[5] = 0x1.fefffep127f;  // the last that doesn't become infinite
+  const auto weight = Weight::create("w", 64, 101, bf16);
+  weight->pack_rows(0, 64, reinterpret_cast<const uint8_t*>(x.data()), SourceType::kF32, pool);
+  const std::vector<uint8_t> expected = reference_pack(x.data(), 64, 101, bf16);
+  CHECK(std::memcmp(weight->matrix().data, expected.data(), expected.size()) == 0);
+  CHECK_EQ(static_cast<float>(reference_weight(weight->matrix(), 0, 5)), 0x1.fep127f);
+}
+
+TEST(weights_that_overflow_bf16_name_the_tensor_and_the_row) {
+  ThreadPool pool(1);
+  std::vector<float> x(static_cast<size_t>(20 * 40), 1.0f);
+  x[static_cast<size_t>(17 * 40 + 3)] = -0x1.ffp127f;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(x.data());
+  Weight::create("w", 20, 40, {})->pack_rows(0, 20, bytes, SourceType::kF32, pool);
+  const auto weight = Weight::create("layers.0.w", 20, 40, {.bits = 16, .group = 2});
+  try {
+    weight->pack_rows(0, 20, bytes, SourceType::kF32, pool);
+    CHECK(false);
+  } catch (const Error& e) {
+    CHECK(e.kind == ErrorKind::kFormat);
+    CHECK_EQ(e.where, std::string("layers.0.w"));
+    CHECK_EQ(e.found, std::string("NaN or infinity as bf16 in row 17"));
+  }
+}
+
 TEST(packing_in_pieces_and_pairs_gives_the_same_bytes) {
   ThreadPool pool(3);
   std::mt19937 rng(1);
@@ -158,9 +213,10 @@ TEST(quantised_weights_are_within_half_a_step) {
           most = std::max(most, std::fabs(static_cast<double>(x[static_cast<size_t>(r * 256 + i)])));
         // Half a step, and f16 rounding of header values that are at most 2^7 steps; symmetric i4 clips at 7/8 of one
         // side.
-        const double steps = format.bits == 8   ? 127.0
-                             : format.bits == 4 ? (format.offset == Offset::kNone ? 8.0 : 7.5)
-                                                : 1e30;
+        const double steps = format.bits == 32   ? 1e30
+                             : format.bits == 16 ? 128.0
+                             : format.bits == 8  ? 127.0
+                                                 : (format.offset == Offset::kNone ? 8.0 : 7.5);
         const double clipped = format.bits == 4 && format.offset == Offset::kNone ? 1.0 : 0.5;
         const double bound = most / steps * clipped + most * 0x1p-10;
         CHECK(std::fabs(reference_weight(weight->matrix(), r, c) - x[static_cast<size_t>(r * 256 + c)]) <= bound);

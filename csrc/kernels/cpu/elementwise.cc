@@ -1,4 +1,4 @@
-// add, silu_mul, rope: one pass over rows of floats.
+// add, silu_mul, gelu, rope: one pass over rows of floats.
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/math.h"
 
@@ -17,6 +17,15 @@ void silu_mul(const SiluMulArgs& p) {
   for (int64_t i = p.begin; i < p.end; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, p.end - i));
     store_first(p.y + i, silu_mul(load_first(p.gate + i, n), load_first(p.up + i, n)), n);
+  }
+}
+
+// y = x Phi(x), or its approximation by tanh
+void gelu(const GeluArgs& p) {
+  for (int64_t i = p.begin; i < p.end; i += kLanes) {
+    const int n = static_cast<int>(smaller(kLanes, p.end - i));
+    const Floats x = load_first(p.x + i, n);
+    store_first(p.y + i, p.tanh ? gelu_tanh(x) : gelu(x), n);
   }
 }
 

@@ -1,4 +1,5 @@
 // y[i,:] = table[ids[i],:]    y: [rows, dim]  table: packed [vocab_size, dim]
+#include "base/dtype.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/math.h"
 
@@ -46,6 +47,13 @@ void gather_quantized(const PackedMatrix& table, int64_t row, float* y) {
   }
 }
 
+void gather_bf16(const PackedMatrix& table, int64_t row, float* y) {
+  const auto* slab = reinterpret_cast<const uint16_t*>(table.data + row / kSlabRows * table.slab_stride);
+  for (int64_t col = 0; col < table.cols; ++col) {
+    y[col] = bf16_to_f32(slab[(col / 2 * kSlabRows + row % kSlabRows) * 2 + col % 2]);
+  }
+}
+
 void gather_f32(const PackedMatrix& table, int64_t row, float* y) {
   const float* slab = reinterpret_cast<const float*>(table.data + row / kSlabRows * table.slab_stride);
   for (int64_t col = 0; col < table.cols; ++col) y[col] = slab[col * kSlabRows + row % kSlabRows];
@@ -56,10 +64,15 @@ void gather_f32(const PackedMatrix& table, int64_t row, float* y) {
 void embedding(const EmbeddingArgs& a) {
   for (int64_t i = a.begin; i < a.end; ++i) {
     float* y = a.y + i * a.table.cols;
-    if (a.table.format.quantized()) {
-      gather_quantized(a.table, a.ids[i], y);
-    } else {
-      gather_f32(a.table, a.ids[i], y);
+    switch (a.table.format.bits) {
+      case 32:
+        gather_f32(a.table, a.ids[i], y);
+        break;
+      case 16:
+        gather_bf16(a.table, a.ids[i], y);
+        break;
+      default:
+        gather_quantized(a.table, a.ids[i], y);
     }
   }
 }

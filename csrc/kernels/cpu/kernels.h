@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/kv_head.h"
 #include "quant/activations.h"
 #include "quant/format.h"
 
@@ -22,7 +23,18 @@ struct RmsNormArgs {
   int64_t begin, end;  // rows
 };
 
-// out = quantised x (quant/activations.h)
+// y[r,:] = (x[r,:] - mean) / sqrt(variance + eps) * w (+ b), mean and variance of x[r,:]
+struct LayerNormArgs {
+  const float* x;       // [rows, dim]
+  const float* weight;  // [dim]
+  const float* bias;    // [dim] or nullptr
+  float* y;             // [rows, dim]
+  int64_t dim;
+  float eps;
+  int64_t begin, end;  // rows
+};
+
+// out = quantised x, as q8 or bf16 (quant/activations.h)
 struct QuantizeArgs {
   const float* x;  // [rows, out.cols]
   ActivationView out;
@@ -43,7 +55,7 @@ struct RmsNormQuantizeArgs {
 struct MatmulArgs {
   PackedMatrix weight;           // [n, k]
   PackedMatrix up;               // [n, k] in the same format; data == nullptr: none
-  ActivationView x;              // quantised [rows, k], for integer formats
+  ActivationView x;              // quantised [rows, k], as activation_format() of the weights
   const float* x_f32 = nullptr;  // [rows, k], for f32 weights
   int64_t rows = 0;
   float* y = nullptr;  // [rows, y_stride]
@@ -51,6 +63,7 @@ struct MatmulArgs {
   const float* bias = nullptr;      // [n]
   const float* residual = nullptr;  // [rows, y_stride]
   int64_t begin = 0, end = 0;       // slabs of 16 outputs
+  bool native_pairs = false;        // bf16: as Kernels::native_pairs says
 };
 
 // y[i,:] = table[ids[i],:]
@@ -89,21 +102,18 @@ struct SiluMulArgs {
   int64_t begin, end;  // elements
 };
 
-inline constexpr int kBlockSize = 32;      // tokens in a KV block
+// y = x Phi(x), Phi the distribution function of the standard normal; or its approximation
+// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))    (Hendrycks and Gimpel 2016)
+struct GeluArgs {
+  const float* x;
+  float* y;
+  bool tanh;
+  int64_t begin, end;  // elements
+};
+
 inline constexpr int kSegment = 512;       // absolute positions that attention sums apart from all others
 inline constexpr int kAttentionTile = 64;  // positions whose scores are in L1 together
 inline constexpr int kAttentionRows = 16;  // (token, query head) rows that share a read of K and V
-inline constexpr int64_t kMaxHeadDim = 512;
-
-// One KV head of one layer, through a sequence's block table. V rows are padded to whole lanes.
-struct KvHeadView {
-  float* keys;                 // of block 0: [head_dim, kBlockSize], positions in lanes
-  float* values;               // of block 0: [kBlockSize, padded_head_dim]
-  int64_t block_stride;        // floats from one block to the next
-  const int32_t* block_table;  // [position / kBlockSize] -> block
-  int64_t head_dim;
-  int64_t padded_head_dim;  // head_dim rounded up to 16
-};
 
 // Stores the keys and values of the positions [position, position + end - begin).
 struct KvWriteArgs {
@@ -115,20 +125,22 @@ struct KvWriteArgs {
   int64_t begin, end;  // rows
 };
 
-// out[r] = softmax(scale * q[r] K^T over the positions [0, visible[r])) V, for rows that share a KV head.
+// out[r] = softmax(scale * q[r] K^T over the positions [first[r], end[r])) V, for rows that share a KV head.
 // Positions are summed in tiles within fixed segments of absolute position, segments in ascending order, whatever the
 // batch or chunk: the bits depend on the row alone.
 struct AttentionArgs {
   KvHeadView kv;
-  int64_t rows;            // 1..kAttentionRows
-  const float* const* q;   // [rows] -> [head_dim]
-  float* const* out;       // [rows] -> [head_dim]
-  const int32_t* visible;  // [rows], each >= 1
+  int64_t rows;           // 1..kAttentionRows
+  const float* const* q;  // [rows] -> [head_dim]
+  float* const* out;      // [rows] -> [head_dim]
+  const int32_t* first;   // [rows], each >= 0
+  const int32_t* end;     // [rows], each > first
   float scale;
-  float* scratch;  // [attention_scratch_floats(padded_head_dim)], 64-byte aligned
+  float* scratch;  // [attention_scratch_floats(head_dim)], 64-byte aligned
 };
-constexpr int64_t attention_scratch_floats(int64_t padded_head_dim) {
-  return kAttentionRows * (3 * padded_head_dim + kAttentionTile + 4);
+constexpr int64_t attention_scratch_floats(int64_t head_dim) {
+  const int64_t width = padded_head_dim(head_dim);
+  return kAttentionRows * (3 * width + width / 4 + kAttentionTile + kAttentionTile / 4 + 7);
 }
 
 // *index = the lowest i with the largest x[i], or -1 if any x is NaN or infinite
@@ -166,6 +178,7 @@ struct PeakProbeArgs {
 
 #define JIFFY_KERNELS(X)                    \
   X(rms_norm, RmsNormArgs)                  \
+  X(layer_norm, LayerNormArgs)              \
   X(quantize, QuantizeArgs)                 \
   X(rms_norm_quantize, RmsNormQuantizeArgs) \
   X(matmul, MatmulArgs)                     \
@@ -173,6 +186,7 @@ struct PeakProbeArgs {
   X(rope, RopeArgs)                         \
   X(add, AddArgs)                           \
   X(silu_mul, SiluMulArgs)                  \
+  X(gelu, GeluArgs)                         \
   X(kv_write, KvWriteArgs)                  \
   X(attention, AttentionArgs)               \
   X(argmax, ArgmaxArgs)                     \
@@ -183,6 +197,7 @@ struct PeakProbeArgs {
 // The kernels of one instruction set.
 struct Kernels {
   const char* isa;
+  bool native_pairs;  // the CPU multiplies pairs of bf16 in one instruction, which not every one with this set does
 #define JIFFY_SLOT(name, Args) void (*name)(const Args&);
   JIFFY_KERNELS(JIFFY_SLOT)
 #undef JIFFY_SLOT

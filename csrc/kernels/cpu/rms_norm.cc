@@ -1,22 +1,17 @@
 // y[r,:] = x[r,:] / sqrt(mean(x[r,:]^2) + eps) * w    x, y: [rows, dim]  w: [dim]
 // and activation quantisation, alone or fused with the norm.
+#include "kernels/cpu/int8_grid.h"
 #include "kernels/cpu/kernels.h"
-#include "kernels/cpu/simd/math.h"
 
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-// 1 / sqrt(mean(x^2) + eps). Four chains of lanes hide the FMA latency; their order of addition is the same on every
-// set.
 float inverse_rms(const float* x, int64_t dim, float eps) {
-  Floats chain[4] = {zeros(), zeros(), zeros(), zeros()};
-  for (int64_t i = 0, c = 0; i < dim; i += kLanes, c = (c + 1) % 4) {
-    const Floats v = load_first(x + i, static_cast<int>(smaller(kLanes, dim - i)));
-    chain[c] = fma(v, v, chain[c]);
-  }
-  const float squares = sum(add(add(chain[0], chain[1]), add(chain[2], chain[3])));
-  if (!(squares < __builtin_inff())) return __builtin_nanf("");  // 1 / inf would turn an overflow into zeros
-  return 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + eps);
+  const float squares = sum_row(dim, [=](Floats chain, int64_t i, int n) {
+    const Floats v = load_first(x + i, n);
+    return fma(v, v, chain);
+  });
+  return inverse_root_of_mean(squares, dim, eps);
 }
 
 struct Plain {
@@ -32,30 +27,47 @@ struct Normalised {
   }
 };
 
-// Quantises one row whose values come from `value(col, lanes)` into its place within its tile.
-template <class Value>
-void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
+struct TileOfRow {
+  int64_t first, rows;
+};
+TileOfRow tile_of(const ActivationView& out, int64_t row) {
   int64_t tile = row * n_row_tiles(out.rows) / out.rows;
   while (row_tile_begin(out.rows, tile + 1) <= row) ++tile;
-  const int64_t first = row_tile_begin(out.rows, tile), tile_rows = row_tile_begin(out.rows, tile + 1) - first;
-  int8_t* data = out.data + first * out.padded() + (row - first) * 4;
+  const int64_t first = row_tile_begin(out.rows, tile);
+  return {first, row_tile_begin(out.rows, tile + 1) - first};
+}
+
+// Rounds one row whose values come from `value(col, lanes)` to bf16.
+template <class Value>
+void round_row(const Value& value, const ActivationView& out, int64_t row) {
+  const auto [first, tile_rows] = tile_of(out, row);
+  int8_t* data = out.data + first * out.row_bytes() + (row - first) * 4;
+  for (int64_t i = 0; i < out.cols; i += kLanes) {
+    uint16_t rounded[kLanes];
+    store_bf16(rounded, value(i, static_cast<int>(smaller(kLanes, out.cols - i))));
+    const int64_t pairs = smaller(kLanes / 2, (out.padded() - i) / 2);
+    for (int64_t j = 0; j < pairs; ++j) __builtin_memcpy(data + (i / 2 + j) * tile_rows * 4, rounded + 2 * j, 4);
+  }
+}
+
+// Quantises one row whose values come from `value(col, lanes)` in groups.
+template <class Value>
+void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
+  if (out.bits == 16) return round_row(value, out, row);
+  const auto [first, tile_rows] = tile_of(out, row);
+  int8_t* data = out.data + first * out.row_bytes() + (row - first) * 4;
   const int64_t groups = out.groups();
   for (int64_t g = 0; g < groups; ++g) {
-    // Magnitudes are compared as integers, where NaN is largest: a NaN reaches the logits and is reported, never lost.
-    Ints largest = splat(int32_t{0});
+    Ints magnitudes = splat(int32_t{0});
     for (int64_t i = g * out.group; i < (g + 1) * out.group; i += kLanes) {
       const int n = static_cast<int>(smaller(kLanes, out.cols - i));
-      if (n > 0) largest = max(largest, abs_bits(value(i, n)));
+      if (n > 0) magnitudes = max(magnitudes, abs_bits(value(i, n)));
     }
-    float magnitude[kLanes];
-    store(magnitude, from_bits(splat(max_lane(largest))));
-    const float scale = magnitude[0] / 127.0f;
-    const Floats inverse = splat(magnitude[0] > 0 ? 127.0f / magnitude[0] : 0.0f);
+    const Int8Grid grid = int8_grid(magnitudes);
     Ints total = splat(int32_t{0});
     for (int64_t i = g * out.group; i < (g + 1) * out.group; i += kLanes) {
       const int n = static_cast<int>(smaller(kLanes, out.cols - i));
-      const Floats v = n > 0 ? value(i, n) : zeros();
-      const Ints q = min(max(round_to_ints(mul(v, inverse)), splat(int32_t{-127})), splat(int32_t{127}));
+      const Ints q = grid.codes(n > 0 ? value(i, n) : zeros());
       total = add(total, q);
       alignas(16) int8_t bytes[kLanes];
       store_low_bytes(bytes, q);
@@ -63,9 +75,9 @@ void quantize_row(const Value& value, const ActivationView& out, int64_t row) {
     }
     const int32_t q_sum = sum(total);
     const int64_t at = first * groups + g * tile_rows + (row - first);
-    out.scale[at] = scale;
+    out.scale[at] = grid.scale;
     out.correction[at] = -8 * q_sum;
-    out.scaled_sum[at] = scale * static_cast<float>(q_sum);
+    out.scaled_sum[at] = grid.scale * static_cast<float>(q_sum);
   }
 }
 

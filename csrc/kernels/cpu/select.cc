@@ -8,15 +8,20 @@ namespace {
 
 #define JIFFY_ENTRY(name, Args) .name = JIFFY_TABLE_ISA::name,
 #define JIFFY_TABLE_ISA scalar
-constexpr Kernels kScalar{.isa = "scalar", JIFFY_KERNELS(JIFFY_ENTRY)};
+constexpr Kernels kScalar{.isa = "scalar", .native_pairs = false, JIFFY_KERNELS(JIFFY_ENTRY)};
 #undef JIFFY_TABLE_ISA
 #ifdef JIFFY_X86_64
 #define JIFFY_TABLE_ISA avx2
-constexpr Kernels kAvx2{.isa = "avx2", JIFFY_KERNELS(JIFFY_ENTRY)};
+constexpr Kernels kAvx2{.isa = "avx2", .native_pairs = false, JIFFY_KERNELS(JIFFY_ENTRY)};
 #undef JIFFY_TABLE_ISA
 #define JIFFY_TABLE_ISA avx512
-constexpr Kernels kAvx512{.isa = "avx512", JIFFY_KERNELS(JIFFY_ENTRY)};
+constexpr Kernels kAvx512{.isa = "avx512", .native_pairs = false, JIFFY_KERNELS(JIFFY_ENTRY)};
 #undef JIFFY_TABLE_ISA
+constexpr Kernels with_native_pairs(Kernels table) {
+  table.native_pairs = true;
+  return table;
+}
+constexpr Kernels kAvx512Bf16 = with_native_pairs(kAvx512);
 #endif
 #undef JIFFY_ENTRY
 
@@ -25,7 +30,7 @@ std::vector<const Kernels*> supported() {
 #ifdef JIFFY_X86_64
   static const CpuInfo cpu = detect_cpu();
   if (cpu.avx2) tables.push_back(&kAvx2);
-  if (cpu.avx512) tables.push_back(&kAvx512);
+  if (cpu.avx512) tables.push_back(cpu.avx512_bf16 ? &kAvx512Bf16 : &kAvx512);
 #endif
   return tables;
 }

@@ -32,24 +32,34 @@ class Limits:
         return max(self.bandwidth.values())
 
 
+class Probe:
+    """A pool and memory to measure the limits with, as often as one likes. Raises OutOfMemory."""
+
+    def __init__(self, pool: _core.ThreadPool, n_bytes: int) -> None:
+        self.pool = pool
+        self._buffer = _core.ProbeBuffer(pool, n_bytes)
+
+    def bandwidth(self, streams: int, isa: str = "auto", rounds: int = ROUNDS) -> float:
+        """Bytes/s with so many streams a thread."""
+        return _median_rate(lambda: _core.read_pass(self.pool, self._buffer, streams, isa), rounds)
+
+    def peak(self, kind: str, isa: str = "auto", rounds: int = ROUNDS, seconds: float = _PEAK_SECONDS) -> float:
+        """Operations/s of int8, bf16 or f32 multiply-adds; 0 without an instruction for them."""
+        arithmetic, repeats = getattr(_core.Arithmetic, kind), 1 << 16
+        started = time.perf_counter()
+        _core.peak_pass(self.pool, arithmetic, repeats, isa)
+        repeats = max(1, int(repeats * seconds / (time.perf_counter() - started)))
+        return _median_rate(lambda: _core.peak_pass(self.pool, arithmetic, repeats, isa), rounds)
+
+
 def measure_limits(n_threads: int, n_bytes: int = 1 << 30, isa: str = "auto", rounds: int = ROUNDS) -> Limits:
     """Medians of `rounds`: each pattern reads n_bytes of huge pages; peaks run 0.1 s each.
 
     Raises OutOfMemory, ParameterError.
     """
-    pool = _core.ThreadPool(n_threads)
-    buffer = _core.ProbeBuffer(pool, n_bytes)
-    bandwidth = {s: _median_rate(lambda s=s: _core.read_pass(pool, buffer, s, isa), rounds) for s in PATTERNS}
-    peaks = {kind: _peak(pool, getattr(_core.Arithmetic, kind), isa, rounds) for kind in ("int8", "bf16", "f32")}
-    return Limits(n_threads, bandwidth, **peaks)
-
-
-def _peak(pool: _core.ThreadPool, arithmetic: _core.Arithmetic, isa: str, rounds: int) -> float:
-    repeats = 1 << 16
-    started = time.perf_counter()
-    _core.peak_pass(pool, arithmetic, repeats, isa)
-    repeats = max(1, int(repeats * _PEAK_SECONDS / (time.perf_counter() - started)))
-    return _median_rate(lambda: _core.peak_pass(pool, arithmetic, repeats, isa), rounds)
+    probe = Probe(_core.ThreadPool(n_threads), n_bytes)
+    bandwidth = {streams: probe.bandwidth(streams, isa, rounds) for streams in PATTERNS}
+    return Limits(n_threads, bandwidth, **{kind: probe.peak(kind, isa, rounds) for kind in ("int8", "bf16", "f32")})
 
 
 def _median_rate(work: Callable[[], int], rounds: int) -> float:

@@ -9,18 +9,23 @@ import typer
 
 from .. import __version__
 from ..errors import Error
+from .bench_kernels import kernels
 from .bench_limits import limits
+from .bench_model import model
+from .chat import chat
+from .check import check
 from .generate import generate
 from .info import info
+from .models import models
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, info):
+for command in (generate, chat, info, models, check):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
-for command in (limits,):
+for command in (limits, kernels, model):
     bench.command()(command)
 app.add_typer(bench, name="bench")
 
@@ -42,6 +47,8 @@ def _options(
 
 def main() -> None:
     """Runs the command line; a jiffy.Error becomes one line on standard error and exit status 1."""
+    if sys.stdin is not None:
+        sys.stdin.reconfigure(errors="surrogateescape")  # for the tokenizer to refuse, which names the place
     try:
         app()
     except Error as error:

@@ -1,4 +1,4 @@
-"""`jiffy generate`: one prompt, one answer."""
+"""`jiffy generate`: one prompt, one answer or several."""
 
 from __future__ import annotations
 
@@ -9,57 +9,87 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import SYSTEM_MESSAGE, JsonOption, ModelOption, SystemOption, ThreadsOption, WeightsOption
+from . import options as o
 
 if TYPE_CHECKING:
+    from ..completion import Completion
     from ..llm import Model
+    from ..sampling import SamplingParams
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help='The prompt, or "-" to read it from standard input.')],
-    model: ModelOption = None,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the most likely token.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="At most this many new tokens.")] = 256,
-    top_k: Annotated[int, typer.Option(help="Sample among the k most likely tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample among the most likely tokens of this total probability.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Leave out tokens below this share of the most likely one.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal texts.")] = 0,
-    system: SystemOption = SYSTEM_MESSAGE,
+    model: o.ModelOption = None,
+    system: o.SystemOption = o.SYSTEM_MESSAGE,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without the model's chat template.")
     ] = False,
-    as_json: JsonOption = False,
-    weights: WeightsOption = None,
-    threads: ThreadsOption = None,
+    completions: Annotated[int, typer.Option("--completions", "-c", help="Answers, each by a seed of its own.")] = 1,
+    logprobs: Annotated[
+        int | None, typer.Option(help="Tell each token's log probability, and so many alternatives.")
+    ] = None,
+    as_json: o.JsonOption = False,
+    weights: o.WeightsOption = None,
+    kv: o.KvOption = "f32",
+    threads: o.ThreadsOption = None,
+    context: o.ContextOption = None,
+    max_tokens: o.MaxTokensOption = 256,
+    temperature: o.TemperatureOption = 0.0,
+    top_k: o.TopKOption = 0,
+    top_p: o.TopPOption = 1.0,
+    min_p: o.MinPOption = 0.0,
+    repetition_penalty: o.RepetitionOption = 1.0,
+    presence_penalty: o.PresenceOption = 0.0,
+    frequency_penalty: o.FrequencyOption = 0.0,
+    seed: o.SeedOption = 0,
 ) -> None:
     """Answer a prompt; the text streams to standard output."""
     from ..llm import load
     from ..sampling import SamplingParams
 
-    params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed)
+    chosen = max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
+    params = SamplingParams(*chosen, seed, n=completions, logprobs=logprobs)
     text = sys.stdin.read() if prompt == "-" else prompt
-    loaded = load(model, weights=weights, n_threads=threads)
-    ids = _encode(loaded, text, None if raw else system)
-    with loaded.stream(token_ids=ids, params=params) as stream:
-        for piece in stream:
-            if not as_json:
-                print(piece, end="", flush=True)
-        completion = stream.result()
+    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, context=context)
+    messages = None if raw or loaded.tokenizer.chat_template is None else _messages(text, system)
+    if as_json or completions > 1:
+        answers = loaded.generate(text, params=params) if messages is None else loaded.chat(messages, params=params)
+        _print_all(answers, as_json)
+    else:
+        _print_one(loaded, text, messages, params)
+
+
+def _messages(text: str, system: str) -> list[dict[str, str]]:
+    given = [{"role": "system", "content": system}] if system else []
+    return [*given, {"role": "user", "content": text}]
+
+
+def _print_all(answers: Completion | list[Completion], as_json: bool) -> None:
+    single = not isinstance(answers, list)
     if as_json:
-        print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False))
+        found = dataclasses.asdict(answers) if single else [dataclasses.asdict(answer) for answer in answers]
+        print(json.dumps(found, ensure_ascii=False))
         return
+    for i, answer in enumerate(answers, 1):
+        print(f"[{i}] {answer.text}")
+        _print_logprobs(answer)
+
+
+def _print_one(model: Model, text: str, messages: list[dict[str, str]] | None, params: SamplingParams) -> None:
+    asked = model.stream(text, params=params) if messages is None else model.chat_stream(messages, params=params)
+    with asked as stream:
+        for piece in stream:
+            print(piece, end="", flush=True)
     print()
-    if sys.stderr.isatty():
-        t = completion.timings
-        speed = f"{t.tokens_per_second:.0f} tokens/s" if t.tokens_per_second else "one token"
-        print(f"[{completion.n_tokens} tokens, first after {t.ttft * 1e3:.0f} ms, {speed}]", file=sys.stderr)
+    _print_logprobs(stream.result())
+    o.print_speed(stream.result())
 
 
-def _encode(model: Model, text: str, system: str | None) -> list[int]:
-    """Through the model's chat template, if it has one; as it is without a system message (None, not "")."""
-    if system is None or model.tokenizer.chat_template is None:
-        return model.tokenizer.encode(text)
-    from ..chat import encode_chat
-
-    messages = [{"role": "system", "content": system}] if system else []
-    return encode_chat(model.tokenizer, [*messages, {"role": "user", "content": text}])
+def _print_logprobs(answer: Completion) -> None:
+    if answer.logprobs is None:
+        return
+    rows = [
+        (repr(t.text), f"{t.logprob:.3f}", "  ".join(f"{a.text!r} {a.logprob:.3f}" for a in t.top))
+        for t in answer.logprobs
+    ]
+    o.print_table("", ["token", "log probability", "likeliest"], rows)

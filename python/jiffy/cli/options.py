@@ -1,16 +1,26 @@
-"""What several commands share: options that mean the same everywhere, and tables."""
+"""What several commands share: options that mean the same everywhere, tables, and how fast an answer came."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-MODEL_HELP = "A .gguf file, a folder with safetensors, or a known name."
+if TYPE_CHECKING:
+    from ..completion import Completion
+
+MODEL_HELP = "A .gguf file, a folder with safetensors, org/name on the hub, or a name of `jiffy models`."
 ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default="smollm2-135m")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="smollm2-135m")]
 WeightsOption = Annotated[str | None, typer.Option(help="Weight format, e.g. i4 or i8.", show_default="as in the file")]
+KvOption = Annotated[str, typer.Option("--kv", help="Format of keys and values in the cache: f32, bf16 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads.", show_default="physical cores")]
+ContextOption = Annotated[
+    int | None, typer.Option(help="Positions of the context.", show_default="the model's, up to 8192")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 # Not left to the template: SmolLM2's own message puts "The" and "L'" within 0.1 of each other as the first token about
@@ -19,14 +29,48 @@ SYSTEM_MESSAGE = "You are a helpful assistant."
 SystemOption = Annotated[str, typer.Option(help='System message; "" leaves it to the model\'s template.')]
 
 
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows, on a terminal, what is being done."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield status.update
+
+
+def _sampling(*names: str, help: str) -> object:
+    return typer.Option(*names, help=help, rich_help_panel="Sampling")
+
+
+TemperatureOption = Annotated[float, _sampling("--temperature", "-t", help="0 takes the most likely token.")]
+MaxTokensOption = Annotated[int, _sampling("--max-tokens", "-n", help="At most this many new tokens.")]
+TopKOption = Annotated[int, _sampling(help="Sample among the k most likely tokens; 0: all.")]
+TopPOption = Annotated[float, _sampling(help="Sample among the most likely tokens of this total probability.")]
+MinPOption = Annotated[float, _sampling(help="Leave out tokens below this share of the most likely one.")]
+RepetitionOption = Annotated[float, _sampling(help="Divides the logits of tokens that were there before; 1: off.")]
+PresenceOption = Annotated[float, _sampling(help="Taken off the logits of tokens in the answer so far.")]
+FrequencyOption = Annotated[float, _sampling(help="The same, for each time that they are there.")]
+SeedOption = Annotated[int, _sampling(help="Equal seeds give equal texts.")]
+
+
 def print_table(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> None:
     """A table on standard output; without columns' names, no header."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title or None, show_header=bool(columns))
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
+
+
+def print_speed(completion: Completion, *notes: str) -> None:
+    """One line for a person who watches: on standard error, if that is a terminal."""
+    if sys.stderr.isatty():
+        t = completion.timings
+        speed = f"{t.tokens_per_second:.0f} tokens/s" if t.tokens_per_second else "one token"
+        facts = [f"{completion.n_tokens} tokens", f"first after {t.ttft * 1e3:.0f} ms", speed, *notes]
+        print(f"[{', '.join(facts)}]", file=sys.stderr)

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from ..graph import Node, Trace
     from ..weights import Weights
 
-ARCHITECTURES: dict[str, Callable[[Trace, Config, Weights, int], Node]] = {"llama": llama}
+ARCHITECTURES: dict[str, Callable[[Trace, Config, Weights, int], Node]] = {
+    "llama": llama,
+    "mistral": llama,
+    "qwen2": llama,
+}
 
 
 def architecture(model_type: str) -> Callable[[Trace, Config, Weights, int], Node]:

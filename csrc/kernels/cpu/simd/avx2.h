@@ -46,6 +46,22 @@ inline Floats load_f16(const uint8_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16)))};
 }
+inline __m256 load_bf16_half(const uint16_t* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+inline Floats load_bf16(const uint16_t* p) { return {load_bf16_half(p), load_bf16_half(p + 8)}; }
+inline __m256i bf16_half(__m256 v) {
+  const __m256i b = _mm256_castps_si256(v), high = _mm256_srli_epi32(b, 16);
+  const __m256i half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), _mm256_and_si256(high, _mm256_set1_epi32(1)));
+  const __m256i nearest = _mm256_srli_epi32(_mm256_add_epi32(b, half), 16);
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(nearest, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), is_nan);
+}
+inline void store_bf16(uint16_t* p, Floats v) {
+  const __m256i words = _mm256_packus_epi32(bf16_half(v.lo), bf16_half(v.hi));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0b11011000));
+}
 
 inline Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Floats sub(Floats a, Floats b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
@@ -148,6 +164,19 @@ inline Ints end_nibbles(Ints acc, NibbleSum s) {
   const __m256i ones = _mm256_set1_epi16(1);
   return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(s.lo, ones)),
           _mm256_add_epi32(acc.hi, _mm256_madd_epi16(s.hi, ones))};
+}
+
+inline constexpr bool kHasNativePairs = false;
+inline __m256 low_of_pairs(__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
+inline __m256 high_of_pairs(__m256i v) {
+  return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000))));
+}
+template <bool kNative>
+inline void dot_pairs(Floats& acc, Codes w, const int8_t* a) {
+  const __m256i pair = splat_bytes(a);
+  const __m256 low = low_of_pairs(pair), high = high_of_pairs(pair);
+  acc.lo = _mm256_fmadd_ps(high_of_pairs(w.lo), high, _mm256_fmadd_ps(low_of_pairs(w.lo), low, acc.lo));
+  acc.hi = _mm256_fmadd_ps(high_of_pairs(w.hi), high, _mm256_fmadd_ps(low_of_pairs(w.hi), low, acc.hi));
 }
 
 // The busiest loops there are: 12 independent chains hide the latency of every instruction.

@@ -26,6 +26,18 @@ inline Floats keep_first(Floats v, int n, Floats rest) { return _mm512_mask_blen
 inline Floats load_f16(const uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+inline Floats load_bf16(const uint16_t* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+inline void store_bf16(uint16_t* p, Floats v) {  // to nearest even; a NaN stays one, quiet
+  const __m512i b = _mm512_castps_si512(v), high = _mm512_srli_epi32(b, 16);
+  const __m512i half = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(high, _mm512_set1_epi32(1)));
+  const __m512i nearest = _mm512_srli_epi32(_mm512_add_epi32(b, half), 16);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const __m512i words = _mm512_mask_or_epi32(nearest, is_nan, high, _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
+}
 
 inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
@@ -85,6 +97,25 @@ using NibbleSum = Ints;
 inline NibbleSum begin_nibbles(Ints acc) { return acc; }
 inline void dot_nibbles(NibbleSum& s, Codes w, const int8_t* a) { dot_codes(s, w, a); }
 inline Ints end_nibbles(Ints, NibbleSum s) { return s; }
+
+// acc[lane] += w[lane][0] * a[0] + w[lane][1] * a[1], pairs of bf16. kNative: by an instruction of its own, which not
+// every CPU with this set has (Kernels::native_pairs); inline asm for the reason that dot_codes has.
+inline constexpr bool kHasNativePairs = true;
+inline Floats low_of_pairs(Ints v) { return from_bits(shift_left<16>(v)); }
+inline Floats high_of_pairs(Ints v) {
+  return from_bits(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))));
+}
+template <bool kNative>
+inline void dot_pairs(Floats& acc, Codes w, const int8_t* a) {
+  typedef int32_t __attribute__((may_alias)) FourBytes;
+  const auto* pair = reinterpret_cast<const FourBytes*>(a);
+  if constexpr (kNative) {
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*pair));
+  } else {
+    acc = fma(low_of_pairs(w), low_of_pairs(splat(*pair)), acc);
+    acc = fma(high_of_pairs(w), high_of_pairs(splat(*pair)), acc);
+  }
+}
 
 // The busiest loops there are: 12 independent chains hide the latency of every instruction.
 template <class Step>

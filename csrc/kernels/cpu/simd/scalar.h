@@ -52,6 +52,12 @@ inline Floats load_f16(const uint8_t* p) {
   std::memcpy(h, p, 32);
   return each<Floats>([&](int i) { return f16_to_f32(h[i]); });
 }
+inline Floats load_bf16(const uint16_t* p) {
+  return each<Floats>([&](int i) { return bf16_to_f32(p[i]); });
+}
+inline void store_bf16(uint16_t* p, Floats a) {
+  for (int i = 0; i < 16; ++i) p[i] = f32_to_bf16(a.v[i]);
+}
 
 inline Floats add(Floats a, Floats b) {
   return each<Floats>([&](int i) { return a.v[i] + b.v[i]; });
@@ -167,6 +173,18 @@ using NibbleSum = Ints;
 inline NibbleSum begin_nibbles(const Ints& acc) { return acc; }
 inline void dot_nibbles(NibbleSum& s, const Codes& w, const int8_t* a) { dot_codes(s, w, a); }
 inline Ints end_nibbles(const Ints&, const NibbleSum& s) { return s; }
+
+// See avx512.h: without an instruction of its own, products are widened to f32, and the lower is added first.
+inline constexpr bool kHasNativePairs = false;
+template <bool kNative>
+inline void dot_pairs(Floats& acc, const Codes& w, const int8_t* a) {
+  uint16_t pair[2], pairs[32];
+  std::memcpy(pair, a, 4);
+  std::memcpy(pairs, w.v, 64);
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 2; ++j) acc.v[i] = fused(bf16_to_f32(pairs[2 * i + j]), bf16_to_f32(pair[j]), acc.v[i]);
+  }
+}
 
 inline int64_t peak_int8(int64_t repeats) {
   int32_t chain[8] = {};

