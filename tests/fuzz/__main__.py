@@ -16,7 +16,14 @@ from pathlib import Path
 import atheris
 
 _MAX_BYTES = 1 << 16
-_LIMITS = ["-timeout=25", "-rss_limit_mb=1000", f"-max_len={_MAX_BYTES}", "-len_control=0", "-verbosity=0"]
+_LIMITS = [
+    "-timeout=25",
+    "-rss_limit_mb=1000",
+    f"-max_len={_MAX_BYTES}",
+    "-len_control=0",
+    "-verbosity=0",
+    "-print_final_stats=1",
+]
 
 
 def main() -> None:
