@@ -49,6 +49,23 @@ def test_a_dash_reads_the_prompt_from_standard_input(tiny_path: str):
     assert json.loads(given.stdout)["token_ids"] == json.loads(piped.stdout)["token_ids"]
 
 
+def test_several_answers(tiny_path: str):
+    options = ["--model", tiny_path, "--raw", "-n", "6", "-t", "3", "-c", "3", "--presence-penalty", "2"]
+    answers = json.loads(jiffy("generate", "hello", *options, "--json", "--logprobs", "2").stdout)
+    assert len({tuple(answer["token_ids"]) for answer in answers}) == 3
+    for answer in answers:
+        assert [entry["token_id"] for entry in answer["logprobs"]] == answer["token_ids"]
+        assert {len(entry["top"]) for entry in answer["logprobs"]} == {2}
+    text = jiffy("generate", "hello", *options).stdout
+    assert all(f"[{i}] " in text for i in (1, 2, 3))
+
+
+def test_log_probabilities_are_a_table(tiny_path: str):
+    options = ["--model", tiny_path, "--raw", "-n", "3", "--logprobs", "1"]
+    text = jiffy("generate", "hello", *options).stdout
+    assert "log probability" in text and len(text.splitlines()) >= 1 + 3 + 3 + 1
+
+
 def test_info_tells_formats_and_sizes(tiny_path: str):
     facts = json.loads(jiffy("info", tiny_path, "--json", "--weights", "i4").stdout)
     assert set(facts["formats"]) == {"i4"}
@@ -77,6 +94,9 @@ def test_limits_prints_every_thread_count():
         (["generate", "x", "--model", "./nothing.gguf"], "nothing.gguf"),
         (["generate", "x", "--temperature", "-1"], "temperature: expected"),
         (["generate", "x", "--weights", "i3"], "weights: expected one of"),
+        (["generate", "x", "--kv", "f16"], "kv_dtype: expected one of"),
+        (["generate", "x", "-c", "0"], "n: expected an integer from 1"),
+        (["chat", "--min-p", "2"], "min_p: expected a number from 0 to 1"),
         (["bench", "limits", "--isa", "mmx"], "isa: expected"),
     ],
 )

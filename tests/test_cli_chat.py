@@ -87,7 +87,8 @@ def test_a_long_conversation_loses_its_oldest_turns(model_path, tmp_path):
 def test_a_model_without_a_template(tmp_path):
     parrot.write_parrot(tmp_path, TEXT)
     result = piped(str(tmp_path), "one\n")
-    assert "chat_template: expected a model with a chat template" in result.stderr and result.stdout == ""
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "chat_template: expected a model with a chat template" in result.stderr
 
 
 class Terminal:

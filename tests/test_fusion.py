@@ -14,6 +14,7 @@ from jiffy import _core
 from jiffy.checkpoint import open_checkpoint
 from jiffy.graph import Trace
 from jiffy.models import architecture
+from jiffy.reference import reference_logits
 from jiffy.weights import Packing, Weights
 
 ODD = {"dim": 148, "ffn_dim": 203, "n_heads": 6, "n_kv_heads": 2, "head_dim": 22}
@@ -140,29 +141,18 @@ MIXTURES = {
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "biases"])
 @pytest.mark.parametrize("by_kind", MIXTURES.values(), ids=MIXTURES)
 def test_mixtures(tmp_path, by_kind, bias):
-    """Formats that differ where fusion would like them equal: the same bits, and what the packed weights say in f32.
+    """Formats that differ where fusion would like them equal: the same bits, and what the packed weights say in f64.
 
     A number of int8 activations in a group is off by 1/127/sqrt(12) of the group's largest, which is about 2.5 times
     what they all are like: 0.6 %. Nine matmuls, one behind the other, add up to 3 * 0.6 % of the logits.
     """
-    weights = tiny.write_hf_llama(tmp_path, **ODD, bias=bias)
+    tiny.write_hf_llama(tmp_path, **ODD, bias=bias)
     program, trace = traced(tmp_path, Mixed(_core.ThreadPool(2), "i4", by_kind=by_kind))
     got = logits(program.fused())
     assert_same(got, logits(program))
-    expected = float_logits(tmp_path, weights, trace)
+    expected = reference_logits(trace, IDS)
     error = np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2))
     assert error < 0.02, f"off by {error:.2%}"
-
-
-def float_logits(folder, weights: dict[str, np.ndarray], trace: Trace) -> np.ndarray:
-    """Of the model whose matrices are those of the trace, unpacked by the slow reference."""
-    unpacked = {name: value.unpack() for name, value in trace.parameters if isinstance(value, _core.Weight)}
-    assert unpacked.keys() == {name for name, value in weights.items() if value.ndim == 2}
-    raw = {
-        tiny.hf_name(name): ("F32", list(value.shape), value.tobytes()) for name, value in (weights | unpacked).items()
-    }
-    tiny.write_safetensors(folder / "model.safetensors", raw)
-    return jiffy.load(folder, weights="f32", context=CONTEXT).logits(IDS)
 
 
 @pytest.mark.parametrize("isa", jiffy.isas())

@@ -183,3 +183,24 @@ def test_info(random_model):
     assert info["formats"] == {"f32": info["parameters"]} and info["packed_bytes"] >= 4 * info["parameters"]
     assert info["context"] == CONTEXT and info["threads"] == 2 and info["isa"] in jiffy.isas()
     assert info["kv_bytes"] > 0 and info["kv_dtype"] == "f32"
+    assert (info["max_batch"], info["prefill_chunk"], info["prefix_cache"]) == (64, 512, True)
+
+
+def test_the_prefix_cache(random_folder):
+    """Off, nothing is taken from it; on, all whole blocks of a prompt that was there before. The answer is the same."""
+    ids = [(i * 7) % 512 for i in range(200)]
+    answers = []
+    for prefix_cache, n_cached in ((False, 0), (True, 192)):
+        model = jiffy.load(random_folder, context=CONTEXT, n_threads=1, prefix_cache=prefix_cache)
+        for _ in range(2):
+            answers.append(model.generate(token_ids=ids, max_tokens=10, ignore_eos=True).token_ids)
+        assert model.info()["prefix_cache"] is prefix_cache
+        assert model.info()["cached_tokens"] == n_cached
+    assert answers == [answers[0]] * 4
+
+
+def test_kv_dtypes(random_folder):
+    for kv_dtype in ("f32", "bf16", "int8"):
+        model = jiffy.load(random_folder, context=CONTEXT, n_threads=1, kv_dtype=kv_dtype)
+        assert model.info()["kv_dtype"] == kv_dtype
+        assert model.generate("hello", max_tokens=5, ignore_eos=True).n_tokens == 5

@@ -102,15 +102,27 @@ def test_offline_uses_what_is_there(server, monkeypatch, tmp_path):
     commit = server.repositories["org/tiny"].commit
     for record in (tmp_path / "cache").rglob("*.json"):
         record.write_text("{}")
-    assert hub.resolve_model(f"org/tiny@{commit}") == path  # as another program may have put it there
+    # As another program may have put it there: the hub's own layout says which commit a branch is.
+    assert hub.resolve_model("org/tiny") == hub.resolve_model(f"org/tiny@{commit}") == path
+    (path.parents[1] / "refs" / "main").unlink()
     with pytest.raises(FormatError, match="JIFFY_OFFLINE"):
-        hub.resolve_model("org/tiny")  # nothing says which commit a branch is
-    refs = path.parents[1] / "refs"
-    refs.mkdir(exist_ok=True)
-    (refs / "main").write_text(commit)
-    assert hub.resolve_model("org/tiny") == path
+        hub.resolve_model("org/tiny")
     (path / "model.safetensors").unlink()
     with pytest.raises(FormatError, match="found not all of it"):
+        hub.resolve_model(f"org/tiny@{commit}")
+
+
+def test_without_an_answer_the_cache_will_do(server, tmp_path, capsys):
+    path = hub.resolve_model("org/tiny")
+    for record in (tmp_path / "cache").rglob("*.json"):
+        record.unlink()
+    server.repositories["org/tiny"].refusal = (500, {})
+    capsys.readouterr()
+    assert hub.resolve_model("org/tiny") == path
+    assert "org/tiny comes from the cache, without a look at the hub (HTTP status 500)" in capsys.readouterr().err
+    (path / "config.json").unlink()
+    (path / "model.safetensors").unlink()
+    with pytest.raises(FormatError, match="HTTP status 500"):
         hub.resolve_model("org/tiny")
 
 
@@ -201,6 +213,8 @@ def test_several_gguf_files(server, gguf, monkeypatch):
         (["README.md"], Unsupported, "found 1 files, none of them"),
         (["a-00001-of-00002.gguf"], Unsupported, "in one piece, found a-00001-of-00002.gguf"),
         (["model-00001-of-00002.safetensors"], Unsupported, "shards with an index"),
+        (["model.safetensors", "tokenizer.json"], Unsupported, "config.json beside the weights, found none"),
+        (["model.safetensors", "config.json", "tokenizer.model"], Unsupported, "tokenizer.json beside the weights"),
     ],
 )
 def test_repositories_without_weights(server, files, kind, said):

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_another_thread_closes_a_stream(random_model):
         reader = threading.Thread(target=list, args=(stream,))
         reader.start()
         while stream.result().n_tokens < seed:
-            pass
+            time.sleep(0.001)
         stream.close()
         reader.join(timeout=60)
         assert not reader.is_alive()

@@ -7,12 +7,20 @@
 
 #include "bindings/bindings.h"
 #include "kernels/cpu/select.h"
+#include "ops/work.h"
+#include "runtime/recorder.h"
 
 namespace py = pybind11;
 
 namespace jiffy {
 
 namespace {
+
+struct InstructionProfile {
+  const char* op;
+  double seconds;
+  Work work;
+};
 
 // Ctrl-C within a step: Python's own handler is asked, and its exception comes out of the call.
 bool python_signal() {
@@ -35,6 +43,31 @@ py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens) {
   float* data = out.mutable_data();
   interruptible([&] { engine.logits(std::move(tokens), data, python_signal); });
   return out;
+}
+
+// The logits, and the rows of the values.
+py::tuple observe(Engine& engine, std::vector<int32_t> tokens, const std::vector<int>& values) {
+  const py::ssize_t n_tokens = static_cast<py::ssize_t>(tokens.size());
+  Recorder recorder(engine.program(), values, n_tokens);
+  py::array_t<float> out({n_tokens, static_cast<py::ssize_t>(engine.vocab_size())});
+  float* data = out.mutable_data();
+  interruptible([&] { engine.logits(std::move(tokens), data, python_signal, std::ref(recorder)); });
+  py::list rows;
+  for (size_t i = 0; i < values.size(); ++i) {
+    rows.append(py::array_t<float>({n_tokens, static_cast<py::ssize_t>(recorder.width(i))}, recorder.rows(i)));
+  }
+  return py::make_tuple(std::move(out), std::move(rows));
+}
+
+// The step's tokens, and what each of its instructions did.
+py::tuple profile_step(Engine& engine) {
+  std::vector<InstructionProfile> profile;
+  profile.reserve(engine.program().instructions().size());
+  const Observer observer = [&](const Observation& o) {
+    profile.push_back({op(o.call.at.op).name, o.seconds, work(o.call)});
+  };
+  auto events = interruptible([&] { return engine.step(python_signal, observer); });
+  return py::make_tuple(std::move(events), std::move(profile));
 }
 
 py::array_t<float> score(Engine& engine, std::vector<int32_t> tokens) {
@@ -105,6 +138,13 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("error",
                              [](const TokenEvent& e) { return e.error ? make_exception(*e.error) : py::none(); });
 
+  py::class_<InstructionProfile>(m, "InstructionProfile", "An instruction of a step; ops/work.h says what counts.")
+      .def_readonly("op", &InstructionProfile::op)
+      .def_readonly("seconds", &InstructionProfile::seconds)
+      .def_property_readonly("bytes", [](const InstructionProfile& p) { return p.work.bytes; })
+      .def_property_readonly("operations", [](const InstructionProfile& p) { return p.work.operations; })
+      .def_property_readonly("arithmetic", [](const InstructionProfile& p) { return p.work.arithmetic; });
+
   const py::call_guard<py::gil_scoped_release> without_gil;
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
@@ -118,6 +158,10 @@ void bind_engine(py::module_& m) {
       .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
       .def("logits", &logits, py::arg("token_ids"), "float32 [n_tokens, vocab_size]")
+      .def("observe", &observe, py::arg("token_ids"), py::arg("values"),
+           "The logits of a prompt, and for each value of the program float32 [n_tokens, width]; quantised rows as "
+           "floats.")
+      .def("profile_step", &profile_step, "step() beside an InstructionProfile for each instruction of the program.")
       .def("score", &score, py::arg("token_ids"),
            "float32 [n_tokens - 1]: the log probability of each token after the first, given those before.")
       .def("idle", &Engine::idle, without_gil)

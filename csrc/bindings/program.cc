@@ -74,7 +74,19 @@ void bind_program(py::module_& m) {
 
   py::class_<Value>(m, "Value")
       .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
-           py::arg("space"), py::arg("width"), py::arg("format"));
+           py::arg("space"), py::arg("width"), py::arg("format"))
+      .def_readonly("format", &Value::format);
+
+  py::class_<Attributes>(m, "Attributes")
+      .def_readonly("eps", &Attributes::eps)
+      .def_readonly("scale", &Attributes::scale)
+      .def_readonly("layer", &Attributes::layer)
+      .def_readonly("n_heads", &Attributes::n_heads)
+      .def_readonly("n_kv_heads", &Attributes::n_kv_heads)
+      .def_readonly("head_dim", &Attributes::head_dim)
+      .def_readonly("window", &Attributes::window)
+      .def_readonly("causal", &Attributes::causal)
+      .def_readonly("tanh", &Attributes::tanh);
 
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
@@ -94,7 +106,13 @@ void bind_program(py::module_& m) {
            py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(),
            py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
            py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0, py::arg("window") = 0, py::arg("causal") = true,
-           py::arg("tanh") = false);
+           py::arg("tanh") = false)
+
+      .def_property_readonly("op", [](const Instruction& at) { return op(at.op).name; })
+      .def_readonly("inputs", &Instruction::inputs)
+      .def_readonly("outputs", &Instruction::outputs)
+      .def_readonly("parameters", &Instruction::parameters)
+      .def_readonly("attributes", &Instruction::attributes);
 
   py::class_<Program, std::shared_ptr<Program>>(m, "Program")
       .def(py::init(&build), py::arg("values"), py::arg("parameters"), py::arg("instructions"), py::arg("result"),

@@ -36,6 +36,17 @@ void pack_rows(Weight& w, int64_t begin, const Bytes& rows, const std::string& t
   w.pack_rows(begin, n_rows, data, source, pool);
 }
 
+FloatArray decode_rows(const Bytes& rows, const std::string& type, int64_t cols) {
+  const SourceType source = parse_source(type, "type");
+  if (rows.ndim() != 2 || cols < 1 || (is_quantized(source) && cols % kSourceBlock != 0) ||
+      rows.shape(1) != source_row_bytes(source, cols)) {
+    fail(ErrorKind::kFormat, "rows", "uint8 rows of " + std::to_string(cols) + " values of " + type, "another shape");
+  }
+  FloatArray out({rows.shape(0), static_cast<py::ssize_t>(cols)});
+  for (py::ssize_t r = 0; r < rows.shape(0); ++r) decode_row(source, rows.data(r), cols, out.mutable_data(r));
+  return out;
+}
+
 FloatArray unpack(const Weight& w) {
   const std::vector<float> values = reference_unpack(w.matrix());
   FloatArray out({w.matrix().rows, w.matrix().cols});
@@ -51,9 +62,14 @@ void bind_weight(py::module_& m) {
       "natural_format", [](const std::string& type) { return natural_format(parse_source(type, "type")).name(); },
       py::arg("type"), "The format that holds tensors of a file's type without loss.");
 
+  m.def("decode_rows", &decode_rows, py::arg("rows"), py::arg("type"), py::arg("cols"),
+        "float32 [n, cols] of uint8 rows [n, row_bytes] of a file's type, exactly as it defines them.");
+
   py::class_<RowFormat>(m, "RowFormat", "How rows of activations are stored: f32, bf16, or int8 in groups (q8).")
       .def(py::init<>())
       .def(py::self == py::self)
+      .def_readonly("bits", &RowFormat::bits)
+      .def_readonly("group", &RowFormat::group)
       .def("__hash__", [](const RowFormat& f) { return py::hash(py::str(f.name())); })
       .def("__repr__", &RowFormat::name);
 

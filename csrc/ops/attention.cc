@@ -3,6 +3,7 @@
 // A piece of work is one KV head and up to 16 stacked rows: the query heads that share it, of consecutive tokens of a
 // slice.
 #include "ops/op.h"
+#include "ops/sight.h"
 
 namespace jiffy {
 namespace {
@@ -23,19 +24,6 @@ struct Piece {
   int64_t token;  // row of its first token
   int64_t kv_head, head_part;
 };
-
-// Positions that the token at `position` of a slice sees.
-struct Sight {
-  int64_t first, end;
-};
-Sight sight(const Attributes& a, const SliceView& slice, int64_t position) {
-  int64_t first = 0, end = a.causal ? position + 1 : slice.position + slice.end - slice.begin;
-  if (a.window > 0) {
-    first = position >= a.window ? position + 1 - a.window : 0;
-    end = end < position + a.window ? end : position + a.window;
-  }
-  return {first, end};
-}
 
 void run_piece(const Call& c, Worker& w, const Cut& cut, const Piece& piece) {
   const Attributes& a = c.at.attributes;

@@ -46,21 +46,24 @@ void Executor::bind(const BatchView& batch, float* result) {
   }
 }
 
-bool Executor::run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted) {
+bool Executor::run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted,
+                   const Observer& observer) {
   bind(batch, result);
   const size_t n = program_->instructions().size();
   last_ = n;
-  pool_.run([&](Lane& lane) { run_lane(batch, kv, interrupted, lane); });
+  pool_.run([&](Lane& lane) { run_lane(batch, kv, interrupted, observer, lane); });
   return last_ == n;
 }
 
-void Executor::run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted, Lane& lane) {
+void Executor::run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted,
+                        const Observer& observer, Lane& lane) {
   Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats(*program_)};
   auto next_poll = Clock::now() + kPollInterval;
   const std::vector<Instruction>& instructions = program_->instructions();
   for (size_t i = 0; i < instructions.size(); ++i) {
-    const Instruction& at = instructions[i];
-    op(at.op).run({at, operands_, program_->parameters(), batch, kv}, worker);
+    const Call call{instructions[i], operands_, program_->parameters(), batch, kv};
+    const auto started = observer ? Clock::now() : Clock::time_point();
+    op(call.at.op).run(call, worker);
     // Lane 0 decides before the barrier and all lanes look behind it. A lane that looks late may see what lane 0
     // decided at the next instruction already; by its number they still leave at the same one.
     if (lane.id() == 0 && interrupted && Clock::now() >= next_poll) {
@@ -68,6 +71,10 @@ void Executor::run_lane(const BatchView& batch, const KvLayout& kv, const Interr
       next_poll = Clock::now() + kPollInterval;
     }
     lane.barrier();
+    if (observer) {
+      if (lane.id() == 0) observer({i, call, std::chrono::duration<double>(Clock::now() - started).count()});
+      lane.barrier();  // nobody overwrites what it looks at
+    }
     if (last_.load(std::memory_order_relaxed) == i) return;
   }
 }

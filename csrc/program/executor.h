@@ -17,6 +17,15 @@ namespace jiffy {
 // Asked about every 50 ms from the calling thread, between instructions; true ends the step early.
 using Interrupted = std::function<bool()>;
 
+// An instruction that all lanes have just run, with the time from the barrier before it to the barrier behind it.
+struct Observation {
+  size_t index;
+  const Call& call;
+  double seconds;
+};
+// Called on the calling thread behind every instruction, while all other lanes wait; must not throw.
+using Observer = std::function<void(const Observation&)>;
+
 class Executor {
  public:
   // `program` must be validated; the pool and the kernels are borrowed.
@@ -27,11 +36,13 @@ class Executor {
 
   // result: [n_outputs, program.result_width()]. False if `interrupted` ended the step: the KV of its positions is then
   // undefined, everything else as before. Throws kOutOfMemory (before anything is computed) and kFork.
-  bool run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted);
+  bool run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted,
+           const Observer& observer = {});
 
  private:
   void bind(const BatchView& batch, float* result);
-  void run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted, Lane& lane);
+  void run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted, const Observer& observer,
+                Lane& lane);
 
   std::shared_ptr<const Program> program_;
   ThreadPool& pool_;

@@ -160,6 +160,21 @@ std::vector<float> reference_unpack(const PackedMatrix& m) {
   return out;
 }
 
+float reference_activation(const ActivationView& x, int64_t row, int64_t col) {
+  int64_t tile = 0;
+  while (row_tile_begin(x.rows, tile + 1) <= row) ++tile;
+  const int64_t first = row_tile_begin(x.rows, tile), rows = row_tile_begin(x.rows, tile + 1) - first;
+  const int64_t size = x.bits / 8, in_line = 4 / size;  // a line: 4 bytes of each row of the tile
+  const int8_t* value =
+      x.data + first * x.row_bytes() + (col / in_line * rows + row - first) * 4 + col % in_line * size;
+  if (x.bits == 16) {
+    uint16_t bits;
+    std::memcpy(&bits, value, 2);
+    return bf16_to_f32(bits);
+  }
+  return x.scale[first * x.groups() + col / x.group * rows + row - first] * static_cast<float>(*value);
+}
+
 std::vector<uint8_t> reference_pack(const float* x, int64_t rows, int64_t cols, const WeightFormat& f) {
   const int64_t stride = slab_bytes(f, cols);
   std::vector<uint8_t> out(static_cast<size_t>(n_slabs(rows) * stride));

@@ -176,9 +176,9 @@ std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> Weight::create_pair(
 }
 
 void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool) {
-  if (begin < 0 || begin % kSlabRows != 0 || n_rows < 0 || begin + n_rows > matrix_.rows) {
+  if (begin < 0 || begin % kSlabRows != 0 || n_rows < 0 || begin > matrix_.rows - n_rows) {
     fail(ErrorKind::kParameter, name_, "rows within " + describe(matrix_.rows, matrix_.cols) + " from a multiple of 16",
-         "rows " + std::to_string(begin) + " to " + std::to_string(begin + n_rows));
+         std::to_string(n_rows) + " rows from " + std::to_string(begin));
   }
   if (is_quantized(type) && matrix_.cols % kSourceBlock != 0) {
     fail(ErrorKind::kFormat, name_, "rows of whole blocks of 32", std::to_string(matrix_.cols) + " cols");

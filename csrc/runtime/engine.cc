@@ -160,13 +160,13 @@ void Engine::reserve_logits(int64_t n_outputs) {
   logits_ = Buffer::allocate(bytes, "logits of " + std::to_string(n_outputs) + " sequences");
 }
 
-std::vector<TokenEvent> Engine::step(const Interrupted& interrupted) {
+std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Observer& observer) {
   const auto lock = enter();
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
   const Batch batch(slices);
   reserve_logits(batch.n_outputs());
-  if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted)) throw Interruption();
+  if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted, observer)) throw Interruption();
   std::vector<TokenEvent> events;
   float* row = logits_.as<float>();
   for (const Slice& slice : slices) {
@@ -187,8 +187,8 @@ void Engine::cancel(int64_t request) {
 // Every row's logits, `chunk` tokens at a time: those of the tokens from `position` on go to place(position), then
 // done(position, count) is called. Needs all rows, so takes over none, and leaves none behind.
 template <class Place, class Done>
-void Engine::compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted, Place&& place,
-                           Done&& done) {
+void Engine::compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
+                           const Observer& observer, Place&& place, Done&& done) {
   Sequence sequence;
   sequence.tokens = std::move(tokens);
   struct Release {
@@ -203,17 +203,17 @@ void Engine::compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Int
            std::to_string(cache_.pool().n_blocks()) + " blocks");
     }
     const Batch batch({{&sequence, count, true}}, true);
-    if (!executor_.run(batch.view(), cache_.layout(), place(position), interrupted)) throw Interruption();
+    if (!executor_.run(batch.view(), cache_.layout(), place(position), interrupted, observer)) throw Interruption();
     sequence.n_computed += count;
     done(position, count);
   }
 }
 
-void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted) {
+void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer) {
   const auto lock = enter();
   check_tokens(tokens);
   const auto place = [&](int64_t position) { return out + position * vocab_size(); };
-  compute_alone(std::move(tokens), options_.prefill_chunk, interrupted, place, [](int64_t, int64_t) {});
+  compute_alone(std::move(tokens), options_.prefill_chunk, interrupted, observer, place, [](int64_t, int64_t) {});
 }
 
 void Engine::score(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted) {
@@ -224,7 +224,7 @@ void Engine::score(std::vector<int32_t> tokens, float* out, const Interrupted& i
   const int64_t chunk = std::min({options_.prefill_chunk, kScoredAtOnce, static_cast<int64_t>(wanted.size())});
   reserve_logits(chunk);
   const auto place = [&](int64_t) { return logits_.as<float>(); };
-  compute_alone(std::move(tokens), chunk, interrupted, place, [&](int64_t position, int64_t count) {
+  compute_alone(std::move(tokens), chunk, interrupted, {}, place, [&](int64_t position, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t token = wanted[static_cast<size_t>(position + i)];
       log_softmax_.read(logits_.as<float>() + i * vocab_size(), vocab_size());

@@ -22,7 +22,7 @@ struct EngineOptions {
   int64_t max_batch = 64;       // sequences that run at once
   int64_t prefill_chunk = 512;  // prompt tokens in a step
   KvType kv_type = KvType::kF32;
-  bool prefix_cache = true;     // a prompt that begins as one before takes over its keys and values
+  bool prefix_cache = true;  // a prompt that begins as one before takes over its keys and values
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kError };
@@ -56,19 +56,20 @@ class Engine {
 
   // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption,
   // kOutOfMemory.
-  std::vector<TokenEvent> step(const Interrupted& interrupted);
+  std::vector<TokenEvent> step(const Interrupted& interrupted, const Observer& observer = {});
 
   // Ends a request, or does nothing if it has ended.
   void cancel(int64_t request);
 
   // out [n_tokens, vocab_size]: the logits behind every token. Throws as add() and step() do.
-  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted);
+  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer = {});
 
   // out [n_tokens - 1]: the log probability of each token after the first, given those before; -infinity for one that
   // has no logit, NaN where logits are no finite numbers. Throws as add() and step() do.
   void score(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted);
 
   bool idle() const;
+  const Program& program() const { return *program_; }
   int64_t vocab_size() const { return program_->result_width(); }
   const char* isa() const { return kernels_.isa; }
   KvType kv_type() const { return options_.kv_type; }
@@ -84,8 +85,8 @@ class Engine {
   void reserve_logits(int64_t n_outputs);
   TokenEvent choose(const Sequence& sequence, float* logits);
   template <class Place, class Done>
-  void compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted, Place&& place,
-                     Done&& done);
+  void compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
+                     const Observer& observer, Place&& place, Done&& done);
   void commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events);
 
   const int64_t process_;

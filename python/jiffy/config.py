@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from .errors import Unsupported, shown
 from .fields import Fields
 from .files import read_json
 from .gguf import GGUFFile
+from .models import ARCHITECTURES
 from .rope import RopeScaling
 from .rope_config import MAX_CONTEXT, gguf_rope, hf_rope
 
@@ -143,8 +145,8 @@ class Config:
 def _hf_fields(folder: Path) -> Fields:
     """config.json over the defaults of its model type."""
     values = read_json(folder / "config.json")
-    model_type = _one_of(Fields(values, "config.json"), "model_type", tuple(_HF_DEFAULTS))
-    return Fields({**_HF_DEFAULTS[model_type], **values}, "config.json")
+    model_type = _one_of(Fields(values, "config.json"), "model_type", ARCHITECTURES)
+    return Fields({**_HF_DEFAULTS.get(model_type, {}), **values}, "config.json")
 
 
 def _optional(folder: Path, name: str) -> Fields:
@@ -157,7 +159,7 @@ def _merged(*ids: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(one for some in ids for one in some))
 
 
-def _one_of(fields: Fields, key: str, values: tuple[str, ...]) -> str:
+def _one_of(fields: Fields, key: str, values: Iterable[str]) -> str:
     value = fields.text(key)
     if value not in values:
         raise Unsupported(fields.place(key), expected=f"one of {', '.join(values)}", found=shown(value))

@@ -37,6 +37,7 @@ class Trace:
     values: list[_core.Value] = field(default_factory=list)
     parameters: list[tuple[str, object]] = field(default_factory=list)
     instructions: list[_core.Instruction] = field(default_factory=list)
+    marks: dict[str, Node] = field(default_factory=dict)  # values with a name, in program order
     _parameter_index: dict[int, int] = field(default_factory=dict)  # id(parameter) -> index: a tied matrix is one
     _quantized: dict[tuple[int, _core.RowFormat], Node] = field(default_factory=dict)  # (value, format) -> it as that
 
@@ -90,6 +91,12 @@ class Trace:
     def select(self, x: Node) -> Node:
         """The rows whose logits are asked for."""
         return self._emit(_core.OpKind.select, [x], x.width, [], space=_core.Space.outputs)
+
+    def mark(self, name: str, x: Node) -> Node:
+        """Names a value that one part of the model hands to the next, so that `jiffy check` can look at it. A later
+        part may read no other value of an earlier one; the result is marked last."""
+        self.marks[name] = x
+        return x
 
     def build(self, result: Node, context_length: int) -> _core.Program:
         """Validates the whole program. Raises FormatError naming the instruction and the parameter."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _core
 from .checkpoint import Checkpoint, open_checkpoint
@@ -91,10 +91,10 @@ class Model:
         with progress_bar(total, loading.progress) as report:
             self._packing = Packing(pool, loading.weights, loading.head, report)
             announce_conversions(checkpoint.tensors.values(), self._packing.format_of)
-            trace = Trace()
+            self._trace = Trace()
             weights = Weights(checkpoint.tensors, self._packing)
-            logits = architecture(self.config.model_type)(trace, self.config, weights, loading.context)
-        program = trace.build(logits, loading.context)
+            logits = architecture(self.config.model_type)(self._trace, self.config, weights, loading.context)
+        program = self._trace.build(logits, loading.context)
         self._engine = _core.Engine(
             program.fused() if loading.fuse else program,
             pool,
@@ -108,6 +108,18 @@ class Model:
         self._running = Running(self._engine)
         self._reader = PromptReader(self.tokenizer, self.config.vocab_size, loading.context)
 
+    @overload
+    def generate(self, prompt: str, *, n: Literal[1] = 1, params: None = None, **more: Any) -> Completion: ...
+    @overload
+    def generate(
+        self, prompt: list[str], *, n: Literal[1] = 1, params: None = None, **more: Any
+    ) -> list[Completion]: ...
+    @overload
+    def generate(self, prompt: str, **more: Any) -> Completion | list[Completion]: ...
+    @overload
+    def generate(
+        self, prompt: list[str] | None = None, **more: Any
+    ) -> Completion | list[Completion] | list[list[Completion]]: ...
     def generate(
         self,
         prompt: str | list[str] | None = None,
@@ -156,6 +168,10 @@ class Model:
             raise ParameterError("prompt", expected="one prompt", found=f"a list of {len(prompts)}")
         return self._stream(prompts[0], chosen)
 
+    @overload
+    def chat(self, messages: list[Message], *, n: Literal[1] = 1, params: None = None, **more: Any) -> Completion: ...
+    @overload
+    def chat(self, messages: list[Message], **more: Any) -> Completion | list[Completion]: ...
     def chat(
         self,
         messages: list[Message],
@@ -194,7 +210,8 @@ class Model:
         stride: int | None = None,
         parse_special: bool = False,
     ) -> Score:
-        """How likely a text of at least two tokens is: the log probability of each token given those before it.
+        """How likely a text of at least two tokens is: the log probability of each token given those before it; NaN
+        where the weights overflow.
 
         Exactly one of text and token_ids. add_bos: None encodes a text as a prompt, with the model's bos where it wants
         one, and takes token_ids as they are; True puts bos in front of both, if it isn't there; False adds none.

@@ -52,12 +52,10 @@ class Requests:
             if event.error is not None:
                 raise event.error
             text = progress.take(event)
-            if event.finished:
-                self._running.forget(event.request)
-                del self._open[event.request]
-            elif progress.finish_reason is not None:
-                self._running.end(event.request)
-                del self._open[event.request]
+            if progress.finish_reason is not None:
+                end = self._running.forget if event.finished else self._running.end
+                end(event.request)
+                self._open.pop(event.request, None)  # another thread may have closed it meanwhile
             if text:
                 yield text
 

@@ -2,7 +2,8 @@
 
 A target has `seeds() -> list[bytes]`, `one(data, folder)` and, where changing bytes alone would get nowhere,
 `mutated(data, max_size, rng) -> bytes`. Whatever `one` raises but a jiffy.Error is a finding; so is an input that takes
-ten seconds, or memory beyond the limit. The input is written to FOLDER/crash-... and printed in base64.
+25 seconds (2.5 is what the slowest may take on an idle machine), or memory beyond the limit. The input is written to
+FOLDER/crash-... and printed in base64.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import atheris
 
 _MAX_BYTES = 1 << 16
-_LIMITS = ["-timeout=10", "-rss_limit_mb=1000", f"-max_len={_MAX_BYTES}", "-len_control=0", "-verbosity=0"]
+_LIMITS = ["-timeout=25", "-rss_limit_mb=1000", f"-max_len={_MAX_BYTES}", "-len_control=0", "-verbosity=0"]
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import tiny
 from jiffy.completion import Progress
@@ -36,14 +37,16 @@ def one(data: bytes, folder: Path) -> None:
     n_stops = data[0] % 5 if data else 0
     *texts, answer = data[1:_MAX_BYTES].split(b"\0", n_stops)
     stop = SamplingParams(stop=tuple(text.decode(errors="replace") for text in texts)).stop
-    progress = Progress(_TOKENIZER, stop, 0, (_EOS,))
+    progress = Progress(_TOKENIZER, stop, (_EOS,))
     given = ""
     for at, token in enumerate(answer):
-        given += progress.take(token, at == len(answer) - 1, "length" if at == len(answer) - 1 else None)
+        is_last = at == len(answer) - 1
+        reason = "length" if is_last else None
+        given += progress.take(SimpleNamespace(token=token, finished=is_last, reason=reason, logprob=None))
         if progress.finish_reason:
             break
     if answer:
-        assert (progress.result().text, given) == _expected(answer, stop) * 2
+        assert (progress.result(0, 0, False).text, given) == _expected(answer, stop) * 2
 
 
 def _expected(answer: bytes, stop: tuple[str, ...]) -> tuple[str]:

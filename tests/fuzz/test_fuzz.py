@@ -36,4 +36,4 @@ def test_fuzz(target, runs):
     result = runs[target].result()
     assert result.returncode == 0, f"{result.stdout[-1000:]}\n{result.stderr[-6000:]}"
     done = [line for line in result.stderr.splitlines() if line.startswith("Done ")]
-    assert done and int(done[-1].split()[1]) >= 100, result.stderr[-2000:]
+    assert done and int(done[-1].split()[1]) >= 10, result.stderr[-2000:]

@@ -98,6 +98,31 @@ def test_logits_of_bad_ids(model, ids):
     assert caught.value.where.startswith(("token_ids", "prompt"))
 
 
+SCORES = {
+    "neither": ({}, "text"),
+    "both": ({"text": "ab", "token_ids": [1, 2]}, "text"),
+    "one token": ({"text": "a"}, "text"),
+    "a list": ({"text": ["a", "b"]}, "prompt"),
+    "bytes": ({"text": b"ab"}, "prompt"),
+    "ids as text": ({"token_ids": "12"}, "token_ids"),
+    "lists of ids": ({"token_ids": [[1, 2]]}, "token_ids[0]"),
+    "id past the end": ({"token_ids": [1, 259]}, "token_ids[1]"),
+    "huge id": ({"token_ids": [1, _HUGE]}, "token_ids[1]"),
+    "no stride": ({"token_ids": [1, 2], "stride": 0}, "stride"),
+    "stride of the context": ({"token_ids": [1, 2], "stride": 512}, "stride"),
+    "huge stride": ({"token_ids": [1, 2], "stride": _HUGE}, "stride"),
+    "stride as text": ({"token_ids": [1, 2], "stride": "1"}, "stride"),
+    "bool stride": ({"token_ids": [1, 2], "stride": True}, "stride"),
+    "add_bos as a number": ({"token_ids": [1, 2], "add_bos": 1}, "add_bos"),
+    "add_bos as text": ({"text": "ab", "add_bos": "yes"}, "add_bos"),
+}
+
+
+@pytest.mark.parametrize(("asked", "where"), SCORES.values(), ids=SCORES)
+def test_scores(model, asked, where):
+    _refused(lambda: model.score(**asked), where)
+
+
 FIELDS = {
     "max_tokens": [-1, 0, 2**31, 2**64, _HUGE, -_HUGE, 1.5, "2", None, True, _NAN],
     "temperature": [_NAN, _INF, -_INF, -1, -1e-9, 1e39, 10**400, _HUGE, "1", None, True, 1j],
@@ -107,6 +132,12 @@ FIELDS = {
     "seed": [-1, 2**64, _HUGE, 1.0, "1", None, True],
     "stop": ["", ("",), ["a", ""], 7, [7], b"a", None, {"a"}, ["a" * 100_000, 7]],
     "ignore_eos": [0, 1, None, "yes"],
+    "n": [0, -1, 1025, 2**64, _HUGE, 1.0, "2", None, True],
+    "repetition_penalty": [0, -1, _NAN, _INF, 1e39, _HUGE, "1", None, True],
+    "presence_penalty": [2.001, -3, _NAN, _INF, _HUGE, "0", None, False],
+    "frequency_penalty": [-2.001, 3, _NAN, -_INF, _HUGE, "0", None, False],
+    "logprobs": [-1, 21, 2**64, _HUGE, 1.0, "1", True],
+    "overflow": ["", "cut", "Error", None, True, 1, ["error"]],
     "max_token": [1],
 }
 
@@ -117,7 +148,7 @@ FIELDS = {
 def test_sampling_fields(model, field, value):
     _refused(lambda: model.generate("hello", **{field: value}), field)
     _refused(lambda: model.stream("hello", **{field: value}), field)
-    _refused(lambda: model.generate("hello", params=jiffy.SamplingParams(), **{field: value}), field)
+    _refused(lambda: model.generate(["a", "b"], params=jiffy.SamplingParams(), **{field: value}), field)
 
 
 @pytest.mark.parametrize("params", [{}, {"max_tokens": 1}, 5, "greedy", jiffy.SamplingParams], ids=_named)
@@ -127,9 +158,12 @@ def test_params_of_another_type(model, params):
 
 def test_the_smallest_and_the_largest_good_fields(model):
     smallest = {"max_tokens": 1, "temperature": 5e-324, "top_k": 1, "top_p": 5e-324, "min_p": 5e-324, "seed": 0}
+    smallest |= {"repetition_penalty": 5e-324, "presence_penalty": -2, "frequency_penalty": -2.0, "logprobs": 0}
     largest = {"temperature": 3e38, "top_k": 2**31 - 1, "top_p": 1, "min_p": 1, "seed": 2**64 - 1}
+    largest |= {"repetition_penalty": 3.4e38, "presence_penalty": 2.0, "frequency_penalty": 2, "logprobs": 20}
     assert model.generate("hello", **smallest).n_tokens == 1
-    assert model.generate("hello", max_tokens=4, **largest).n_tokens == 4
+    assert model.generate("hello", max_tokens=4, ignore_eos=True, **largest).n_tokens == 4
+    assert len(model.generate("hello", max_tokens=2, n=1024)) == 1024
     assert model.generate("hello", max_tokens=4, temperature=3e38, ignore_eos=True).n_tokens == 4
     assert model.generate("a", max_tokens=2**31 - 1, ignore_eos=True).n_tokens == 512
 
@@ -143,8 +177,9 @@ def test_context_overflow_names_both_numbers(model):
     for call in (model.generate, model.stream):
         error = _refused(lambda call=call: call(token_ids=[1] * 513), "prompt", jiffy.ContextOverflow)
         assert "512" in error.expected and "513" in error.found
-    error = _refused(lambda: model.logits([1] * 513), "prompt", jiffy.ContextOverflow)
-    assert "512" in error.expected and "513" in error.found
+    for call in (model.logits, lambda ids: model.score(token_ids=ids)):
+        error = _refused(lambda call=call: call([1] * 513), "prompt", jiffy.ContextOverflow)
+        assert "512" in error.expected and "513" in error.found
 
 
 TEXTS = {
@@ -185,6 +220,9 @@ LOADS = {
     "n_threads": [0, -1, 2000, 2**31, 2**64, _HUGE, "2", 2.0, True],
     "context": [0, -1, 2049, 2**31, 2**64, _HUGE, "512", 512.0, False],
     "prefill_chunk": [0, -1, 2**40, _HUGE, "1", None, 1.0],
+    "prefix_cache": [0, 1, None, "yes"],
+    "progress": [0, None, "no"],
+    "fuse": [1, None, "yes"],
     "max_batch": [0, -1, 2**40, _HUGE, "1", None, True],
 }
 
@@ -219,6 +257,8 @@ def test_weights_that_overflow(tmp_path, tensor, size, weights):
             _refused(lambda t=temperature: model.generate(["a", "bc"], temperature=t), "logits", jiffy.FormatError)
         with model.stream("a") as stream:
             _refused(lambda s=stream: next(s), "logits", jiffy.FormatError)
+        _refused(lambda: model.generate("a", n=3, logprobs=1), "logits", jiffy.FormatError)
+        assert np.isnan(model.score("abc").perplexity)
         assert model._engine.n_free_blocks == free and model._engine.idle()
 
 

@@ -42,6 +42,50 @@ TEST(headers_and_codes_never_overlap) {
   }
 }
 
+TEST(rows_outside_of_a_matrix_are_refused) {
+  ThreadPool pool(1);
+  const std::vector<uint8_t> rows(48 * 4);
+  const auto weight = Weight::create("w", 32, 1, {});
+  const auto pack = [&](int64_t begin, int64_t n) { weight->pack_rows(begin, n, rows.data(), SourceType::kF32, pool); };
+  pack(16, 16);
+  for (const int64_t begin : {-16L, 8L, 32L, INT64_MAX / 16 * 16, INT64_MIN}) {
+    CHECK_THROWS(ErrorKind::kParameter, pack(begin, 16));
+  }
+  CHECK_THROWS(ErrorKind::kParameter, pack(0, 48));
+  CHECK_THROWS(ErrorKind::kParameter, pack(0, -1));
+}
+
+TEST(rows_of_any_bytes_are_finite_weights_or_an_error) {
+  ThreadPool pool(2);
+  std::mt19937 rng(5);
+  int n_packed = 0, n_refused = 0;
+  for (const std::string& name : format_names()) {
+    for (const char* type_name : {"f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"}) {
+      const SourceType type = parse_source(type_name, "w");
+      for (int i = 0; i < 24; ++i) {
+        const int64_t n_rows = 1 + static_cast<int64_t>(rng() % 20), cols = 32 * (1 + static_cast<int64_t>(rng() % 5));
+        std::vector<uint8_t> rows(static_cast<size_t>(n_rows * source_row_bytes(type, cols)));
+        const uint32_t most = i % 2 == 0 ? 255 : 0x7a;  // without a set sign or a full exponent they are numbers
+        for (uint8_t& byte : rows) byte = static_cast<uint8_t>(rng() % (most + 1));
+        WeightFormat format = parse_format(name, "w");
+        if (format.quantized() && i % 4 < 2) format.scale = ScaleType::kF32;
+        const auto weight = Weight::create("w", n_rows, cols, format);
+        try {
+          weight->pack_rows(0, n_rows, rows.data(), type, pool);
+        } catch (const Error& error) {
+          CHECK(error.kind == ErrorKind::kFormat);
+          ++n_refused;
+          continue;
+        }
+        ++n_packed;
+        if (format.scale == ScaleType::kF16 && !weight->fits_f16_headers()) continue;  // the loader packs those again
+        for (const float value : reference_unpack(weight->matrix())) CHECK(std::isfinite(value));
+      }
+    }
+  }
+  CHECK(n_packed > 300 && n_refused > 300);
+}
+
 // A random block-quantised row, as bytes of a file.
 std::vector<uint8_t> random_blocks(SourceType type, int64_t blocks, unsigned seed) {
   std::mt19937 rng(seed);

@@ -11,7 +11,9 @@ from .. import __version__
 from ..errors import Error
 from .bench_kernels import kernels
 from .bench_limits import limits
+from .bench_model import model
 from .chat import chat
+from .check import check
 from .generate import generate
 from .info import info
 from .models import models
@@ -19,11 +21,11 @@ from .models import models
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, chat, info, models):
+for command in (generate, chat, info, models, check):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
-for command in (limits, kernels):
+for command in (limits, kernels, model):
     bench.command()(command)
 app.add_typer(bench, name="bench")
 

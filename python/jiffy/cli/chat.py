@@ -43,21 +43,14 @@ def chat(
     seed: o.SeedOption = 0,
 ) -> None:
     """Talk with a model; /help lists what can be typed. A message a line, also through a pipe."""
+    from ..chat import encode_chat
     from ..llm import load
     from ..sampling import SamplingParams
 
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-    )
+    chosen = max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
+    params = SamplingParams(*chosen, seed)
     loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, context=context)
+    encode_chat(loaded.tokenizer, [{"role": "user", "content": "hello"}])  # fails now if no message could be answered
     conversation = _Conversation(loaded, params, system)
     if sys.stdin.isatty():
         _tell("/help lists what can be typed")

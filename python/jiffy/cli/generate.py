@@ -47,19 +47,8 @@ def generate(
     from ..llm import load
     from ..sampling import SamplingParams
 
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-        n=completions,
-        logprobs=logprobs,
-    )
+    chosen = max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
+    params = SamplingParams(*chosen, seed, n=completions, logprobs=logprobs)
     text = sys.stdin.read() if prompt == "-" else prompt
     loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, context=context)
     messages = None if raw or loaded.tokenizer.chat_template is None else _messages(text, system)

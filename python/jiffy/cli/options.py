@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +27,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 # France's capital, in f32, and 8-bit activations turn it over.
 SYSTEM_MESSAGE = "You are a helpful assistant."
 SystemOption = Annotated[str, typer.Option(help='System message; "" leaves it to the model\'s template.')]
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows, on a terminal, what is being done."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield status.update
 
 
 def _sampling(*names: str, help: str) -> object:

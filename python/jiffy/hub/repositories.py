@@ -33,7 +33,8 @@ def fetch_repository(model: HubModel, progress: bool = True) -> Path:
 
     All files come from one commit. The library resumes a file when the connection breaks, and keeps whole files when it
     gives up; tokens, endpoint, proxies and $HF_HOME are its business too. HF_HUB_OFFLINE and JIFFY_OFFLINE forbid the
-    network. Raises as `select_files` and `hub_errors` do.
+    network; where it fails, a model that another program has put into the cache will do. Raises as `select_files` and
+    `hub_errors` do.
     """
     found = _recorded(model)
     if found is not None:
@@ -42,8 +43,15 @@ def fetch_repository(model: HubModel, progress: bool = True) -> Path:
 
     if is_offline() or is_offline_mode():
         return _offline(model)
-    with hub_errors(model):
-        snapshot, sizes = _download(model, progress)
+    try:
+        with hub_errors(model):
+            snapshot, sizes = _download(model, progress)
+    except FormatError as error:
+        found = cached_repository(model)
+        if found is None:
+            raise
+        notify(f"{model} comes from the cache, without a look at the hub ({error.found})")
+        return found
     _record(model, snapshot, sizes)
     return _place(snapshot, sizes)
 
@@ -155,11 +163,18 @@ def _read_record(path: Path) -> tuple[HubModel, Path] | None:
 
 
 def _record(model: HubModel, snapshot: Path, sizes: Mapping[str, int]) -> None:
-    """Writes the record; where that fails, the next load asks the hub again."""
+    """Writes the record, and the branch's or tag's commit where all programs look for it; where that fails, the next
+    load asks the hub again."""
     record = {"model": str(model), "snapshot": str(snapshot), "files": sizes}
-    target = _record_path(model)
     with suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, suffix=".new", delete=False) as file:
-            json.dump(record, file, indent=1)
-        os.replace(file.name, target)
+        _write(_record_path(model), json.dumps(record, indent=1))
+        if model.revision != snapshot.name:
+            _write(_cache_of(model.repo) / "refs" / model.revision, snapshot.name)
+
+
+def _write(target: Path, text: str) -> None:
+    """All of it or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, suffix=".new", delete=False) as file:
+        file.write(text)
+    os.replace(file.name, target)

@@ -24,6 +24,7 @@ _BESIDE_WEIGHTS = (
     "chat_template*.jinja",
     "chat_template*.json",
 )
+_NEEDED = ("config.json", "tokenizer.json")
 _PART_OF_GGUF = re.compile(r".*-[0-9]{5}-of-[0-9]{5}\.gguf")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MOST_LISTED = 12  # an error's text is bounded
@@ -41,6 +42,9 @@ def select_files(model: HubModel, names: Collection[str], path_of: Callable[[str
         return [_one_gguf(model, model.file, gguf)]
     weights = _safetensors(model, names, path_of)
     if weights:
+        for name in _NEEDED:
+            if name not in names:  # said before gigabytes are fetched
+                raise Unsupported(str(model), expected=f"{name} beside the weights", found="none")
         small = {name for name in names for glob in _BESIDE_WEIGHTS if "/" not in name and fnmatchcase(name, glob)}
         return [*sorted(small), *weights]
     if len(gguf) == 1:

@@ -21,12 +21,12 @@ def llama(t: Trace, c: Config, w: Weights, context: int) -> Node:
     """Token ids -> logits [n_outputs, vocab_size]."""
     rope = RopeTables.make(context, c.head_dim, c.rope_theta, c.rope_scaling)
     table = w.matrix("embed_tokens.weight")
-    x = t.embedding(table)
+    x = t.mark("embed_tokens", t.embedding(table))
     for i in range(c.n_layers):
         layer = w.at(f"layers.{i}")
         normed = t.rms_norm(x, layer.vector("input_layernorm.weight"), c.norm_eps)
         x = t.add(x, self_attention(t, normed, c, layer.at("self_attn"), rope, layer=i))
         normed = t.rms_norm(x, layer.vector("post_attention_layernorm.weight"), c.norm_eps)
-        x = t.add(x, gated_mlp(t, normed, layer.at("mlp")))
+        x = t.mark(f"layers.{i}", t.add(x, gated_mlp(t, normed, layer.at("mlp"))))
     x = t.rms_norm(t.select(x), w.vector("norm.weight"), c.norm_eps)
-    return t.linear(x, table if c.tied else w.matrix("lm_head.weight"))
+    return t.mark("logits", t.linear(x, table if c.tied else w.matrix("lm_head.weight")))

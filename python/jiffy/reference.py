@@ -1,0 +1,165 @@
+"""The oracle: a traced program in float64, every op written the slow and obvious way.
+
+One sequence from position 0 on, every row of which is an output; `select` therefore keeps all rows. Values are float64
+[..., n_tokens, width], where leading axes are sequences of the same tokens that differ in their values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import Unsupported
+
+if TYPE_CHECKING:
+    from . import _core
+    from .graph import Trace
+
+_PIECE = 1 << 22  # weights that are float64 at a time
+
+
+def read_parameter(parameter: object) -> np.ndarray:
+    """A parameter of a trace as float32: an array as it is, a packed matrix [rows, cols] unpacked."""
+    return parameter if isinstance(parameter, np.ndarray) else parameter.unpack()
+
+
+def reference_logits(trace: Trace, token_ids: Sequence[int]) -> np.ndarray:
+    """float64 [n_tokens, vocab_size]: what the traced program should compute from its packed weights."""
+    reference = Reference(trace, token_ids)
+    reference.run(trace.instructions)
+    return reference.values[trace.marks["logits"].index]
+
+
+@dataclass
+class Reference:
+    """A run of a trace's instructions, as they were traced: `run` adds their outputs to `values`.
+
+    read: gives a parameter as float32. rounded: values are rounded where the engine stores fewer bits (activations in
+    bf16 or int8 groups; keys and values as `kv_dtype` says), all arithmetic stays exact. Otherwise nothing is rounded.
+    """
+
+    trace: Trace
+    token_ids: Sequence[int]
+    read: Callable[[object], np.ndarray] = read_parameter
+    rounded: bool = False
+    kv_dtype: str = "f32"
+    values: dict[int, np.ndarray] = field(default_factory=dict)
+    _kv: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # by layer
+
+    def run(self, instructions: Iterable[_core.Instruction]) -> None:
+        """Raises Unsupported for an op that has no reference."""
+        for at in instructions:
+            op = getattr(self, f"_{at.op}", None)
+            if op is None:
+                raise Unsupported("reference", expected="an op that it knows", found=at.op)
+            parameters = [None if p < 0 else self.read(self.trace.parameters[p][1]) for p in at.parameters]
+            with np.errstate(all="ignore"):  # infinities and NaN are results
+                result = op(at, *(self.values[v] for v in at.inputs), *parameters)
+            if at.outputs:
+                self.values[at.outputs[0]] = result
+
+    def _embedding(self, at: _core.Instruction, table: np.ndarray) -> np.ndarray:
+        return table[np.asarray(self.token_ids)].astype(np.float64)
+
+    def _rms_norm(self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + at.attributes.eps) * weight
+
+    def _layer_norm(
+        self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+    ) -> np.ndarray:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        y = centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + at.attributes.eps) * weight
+        return y if bias is None else y + bias
+
+    def _quantize(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
+        if not self.rounded:
+            return x
+        row_format = self.trace.values[at.outputs[0]].format
+        return round_bf16(x) if row_format.bits == 16 else round_int8(x, row_format.group)
+
+    def _matmul(self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        y = np.empty((*x.shape[:-1], len(weight)))
+        step = max(1, _PIECE // weight.shape[1])
+        for begin in range(0, len(weight), step):
+            y[..., begin : begin + step] = x @ weight[begin : begin + step].astype(np.float64).T
+        return y if bias is None else y + bias
+
+    def _rope(self, at: _core.Instruction, x: np.ndarray, cosines: np.ndarray, sines: np.ndarray) -> np.ndarray:
+        n_tokens = len(self.token_ids)
+        first, second = np.split(_heads(x, at.attributes.n_heads), 2, axis=-1)
+        c, s = (table[:n_tokens].astype(np.float64) for table in (cosines, sines))
+        return _rows(np.concatenate([first * c - second * s, second * c + first * s], axis=-1))
+
+    def _kv_write(self, at: _core.Instruction, k: np.ndarray, v: np.ndarray) -> None:
+        self._kv[at.attributes.layer] = tuple(self._stored(_heads(x, at.attributes.n_kv_heads)) for x in (k, v))
+
+    def _attention(self, at: _core.Instruction, q: np.ndarray) -> np.ndarray:
+        a = at.attributes
+        keys, values = self._kv[a.layer]
+        queries = _heads(q, a.n_heads)
+        out = np.empty_like(queries)
+        visible = self._visible(a)
+        for head in range(a.n_heads):
+            kv_head = head * a.n_kv_heads // a.n_heads
+            scores = a.scale * queries[..., head, :, :] @ keys[..., kv_head, :, :].swapaxes(-1, -2)
+            scores = np.where(visible, scores, -np.inf)
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            out[..., head, :, :] = weights / weights.sum(axis=-1, keepdims=True) @ values[..., kv_head, :, :]
+        return _rows(out)
+
+    def _visible(self, a: _core.Attributes) -> np.ndarray:
+        """[n_tokens, n_tokens]: whether a row's token sees a column's."""
+        behind = np.subtract.outer(np.arange(len(self.token_ids)), np.arange(len(self.token_ids)))
+        seen = behind >= 0 if a.causal else np.full(behind.shape, True)
+        return seen & (np.abs(behind) < a.window) if a.window else seen
+
+    def _add(self, at: _core.Instruction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return a + b
+
+    def _silu_mul(self, at: _core.Instruction, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        return gate / (1 + np.exp(-gate)) * up
+
+    def _gelu(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
+        if at.attributes.tanh:
+            return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+    def _select(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def _stored(self, x: np.ndarray) -> np.ndarray:
+        """Keys or values [..., n_kv_heads, n_tokens, head_dim] as the cache holds them."""
+        if not self.rounded or self.kv_dtype == "f32":
+            return x
+        return round_bf16(x) if self.kv_dtype == "bf16" else round_int8(x, x.shape[-1])
+
+
+def round_int8(x: np.ndarray, group: int) -> np.ndarray:
+    """x with every `group` neighbours of its last axis as multiples, -127 to 127, of their largest / 127."""
+    n = x.shape[-1]
+    padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -n % group)])
+    groups = padded.reshape(*x.shape[:-1], -1, group)
+    scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
+    rounded = np.rint(groups / np.where(scale == 0, 1, scale)) * scale
+    return rounded.reshape(padded.shape)[..., :n]
+
+
+def round_bf16(x: np.ndarray) -> np.ndarray:
+    """x with 8 significant bits, ties to even."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.rint(mantissa * 256), exponent - 8)
+
+
+def _heads(x: np.ndarray, n_heads: int) -> np.ndarray:
+    """[..., n_tokens, n_heads * head_dim] -> [..., n_heads, n_tokens, head_dim]"""
+    return np.ascontiguousarray(x.reshape(*x.shape[:-1], n_heads, -1).swapaxes(-2, -3))
+
+
+def _rows(heads: np.ndarray) -> np.ndarray:
+    """The inverse of _heads."""
+    x = heads.swapaxes(-2, -3)
+    return x.reshape(*x.shape[:-2], -1)
