@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "quant/activations.h"
 #include "quant/reference.h"
 
 namespace py = pybind11;

@@ -3,16 +3,23 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+MAX_HEAD_DIM: int
 
 def isas() -> list[str]: ...
 def cpu_info() -> CpuInfo: ...
 def format_names() -> list[str]: ...
 def natural_format(type: str) -> str: ...
 def decode_rows(rows: NDArray[np.uint8], type: str, cols: int) -> NDArray[np.float32]: ...
-def matmul(weights: Sequence[Weight], x: ArrayLike, pool: ThreadPool, isa: str = "auto") -> NDArray[np.float32]: ...
+def kernel_names() -> list[str]: ...
 def read_pass(pool: ThreadPool, buffer: ProbeBuffer, streams: int, isa: str = "auto") -> int: ...
 def peak_pass(pool: ThreadPool, arithmetic: Arithmetic, repeats: int, isa: str = "auto") -> int: ...
+def argmax_rows(x: NDArray[np.float32], indices: NDArray[np.int64]) -> Work: ...
+def softmax_rows(
+    x: NDArray[np.float32], max: NDArray[np.float32], y: NDArray[np.float32], sums: NDArray[np.float32]
+) -> Work: ...
+def run_all(work: Sequence[Work], pool: ThreadPool, isa: str = "auto", repeats: int = 1) -> float: ...
 
 class CpuInfo:
     @property
@@ -84,6 +91,7 @@ class Space:
 class OpKind:
     embedding: ClassVar[OpKind]
     rms_norm: ClassVar[OpKind]
+    layer_norm: ClassVar[OpKind]
     quantize: ClassVar[OpKind]
     matmul: ClassVar[OpKind]
     rope: ClassVar[OpKind]
@@ -91,7 +99,9 @@ class OpKind:
     attention: ClassVar[OpKind]
     add: ClassVar[OpKind]
     silu_mul: ClassVar[OpKind]
+    gelu: ClassVar[OpKind]
     select: ClassVar[OpKind]
+    rms_norm_quantize: ClassVar[OpKind]
 
 class Value:
     def __init__(self, space: Space, width: int, format: RowFormat) -> None: ...
@@ -132,6 +142,9 @@ class Instruction:
         n_heads: int = 0,
         n_kv_heads: int = 0,
         head_dim: int = 0,
+        window: int = 0,
+        causal: bool = True,
+        tanh: bool = False,
     ) -> None: ...
     @property
     def op(self) -> str: ...
@@ -218,3 +231,31 @@ class Engine:
     def n_blocks(self) -> int: ...
     @property
     def n_free_blocks(self) -> int: ...
+
+class QuantizedRows:
+    def __init__(self, rows: int, weight: Weight) -> None: ...
+    def bytes(self) -> NDArray[np.uint8]: ...
+    @property
+    def n_bytes(self) -> int: ...
+
+class RaggedKv:
+    def __init__(self, kv_dtype: str, n_kv_heads: int, head_dim: int, lengths: Sequence[int]) -> None: ...
+    def bytes(self) -> NDArray[np.uint8]: ...
+    @property
+    def n_bytes(self) -> int: ...
+
+class Work: ...
+
+class OpCall(Work):
+    def __init__(
+        self,
+        instruction: Instruction,
+        inputs: tuple[object, ...],
+        outputs: tuple[object, ...],
+        parameters: Sequence[tuple[str, object]],
+        *,
+        token_ids: Sequence[int] = [],
+        positions: Sequence[int] = [],
+        kv: RaggedKv | None = None,
+        counts: Sequence[int] = [],
+    ) -> None: ...

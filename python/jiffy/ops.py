@@ -18,6 +18,7 @@ from . import _core
 from .arguments import integer, one_of
 from .errors import ParameterError, shown
 from .loading import KV_DTYPES
+from .rope import RopeScaling
 
 __all__ = ["attention", "gelu", "layer_norm", "matmul", "quantize", "rms_norm", "rope", "silu_mul"]
 
@@ -55,7 +56,7 @@ def matmul(
 ) -> np.ndarray:
     """x weight^T (+ bias) (+ residual): x [rows, in], weight [out, in] -> [rows, out]; bias [out], residual like y.
 
-    Integer formats round x to int8 in their own groups first, as in a model.
+    As in a model, integer formats round x to int8 in their own groups first, and "bf16" rounds it to bf16.
     """
     if not isinstance(weight, _core.Weight):
         raise ParameterError("weight", expected="a Weight, such as quantize() returns", found=shown(weight))
@@ -127,7 +128,7 @@ def rope(
             expected = f"below the tables' {len(cosines)} lines"
             raise ParameterError("positions", expected=expected, found=str(positions.max()))
     else:
-        frequencies = _number("theta", theta, above=0.0) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+        frequencies = RopeScaling().frequencies(_number("theta", theta, above=0.0), head_dim, context=0)
         angles = positions[:, None] * frequencies  # a line for each row, however far its position is
         cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         positions = np.arange(len(x))
@@ -167,10 +168,7 @@ def attention(
         raise ParameterError("n_kv_heads", expected=f"a divisor of {n_heads}", found=str(n_kv_heads))
     k = _rows("k", k, n_kv_heads * head_dim)
     v = _rows("v", v, n_kv_heads * head_dim, len(k))
-    lengths = _lengths("lengths", [len(k)] if lengths is None else lengths, len(k))
-    queries = _lengths("query_lengths", lengths if query_lengths is None else query_lengths, len(q))
-    if len(queries) != len(lengths) or any(n > length for n, length in zip(queries, lengths, strict=True)):
-        raise ParameterError("query_lengths", expected="at most the length of each sequence", found="more, or others")
+    lengths, queries = _ragged(lengths, query_lengths, len(k), len(q))
     one_of("kv_dtype", kv_dtype, KV_DTYPES)
     integer("window", window, 0, _MAX_INT)
     if not isinstance(causal, bool):
@@ -274,6 +272,14 @@ def _lengths(name: str, lengths: Sequence[int], total: int) -> list[int]:
     if sum(lengths) != total:
         raise ParameterError(name, expected=f"a sum of {total}, the number of rows", found=str(sum(lengths)))
     return lengths
+
+
+def _ragged(lengths, query_lengths, n_tokens: int, n_queries: int) -> tuple[list[int], list[int]]:
+    lengths = _lengths("lengths", [n_tokens] if lengths is None else lengths, n_tokens)
+    queries = _lengths("query_lengths", lengths if query_lengths is None else query_lengths, n_queries)
+    if len(queries) != len(lengths) or any(n > length for n, length in zip(queries, lengths, strict=True)):
+        raise ParameterError("query_lengths", expected=f"up to {lengths}", found=str(queries))
+    return lengths, queries
 
 
 def _head_dim(x: np.ndarray, n_heads: int) -> int:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, ThreadsOption, print_table
+from .options import JsonOption, ThreadsOption, print_table, progress
 
 if TYPE_CHECKING:
     from ..bench.kernels import Figure, Selection
-
-_COLUMNS = ["kernel", "format", "isa", "rows", "us", "GB/s", "share", "of", "GOP/s", "share", "of"]
 
 
 def kernels(
@@ -45,30 +42,23 @@ def kernels(
         shares = ("bandwidth_share", "peak_share")
         print(json.dumps([dataclasses.asdict(f) | {name: getattr(f, name) for name in shares} for f in figures]))
         return
-    print_table("", _COLUMNS, [_cells(figure) for figure in figures])
+    isas = sorted({figure.isa for figure in figures})
+    titles = ["kernel", "format", *["isa"] * (len(isas) > 1), "rows", "us", "GB/s", "GOP/s"]
+    print_table(f"{', '.join(isas)}; shares of the limits", titles, [_cells(f, len(isas) > 1) for f in figures])
 
 
 def _measure(selection: Selection) -> list[Figure]:
-    from rich.console import Console
-    from rich.progress import track
-
     from ..bench.kernels import measure
 
-    return list(
-        track(
-            measure(selection),
-            "Timing kernels",
-            total=len(selection),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-    )
+    figures: list[Figure] = []
+    with progress() as show:
+        for figure in measure(selection):
+            figures.append(figure)
+            show(f"{len(figures)} of {len(selection)} figures")
+    return figures
 
 
-def _cells(f: Figure) -> tuple[str, ...]:
-    read = (f"{f.n_bytes / f.seconds / 1e9:.1f}", f"{f.bandwidth_share:.0%}", f"{f.bandwidth / 1e9:.1f}")
-    computed = ("", "", "")
-    if f.peak_share is not None:
-        computed = (f"{f.operations / f.seconds / 1e9:.0f}", f"{f.peak_share:.0%}", f"{f.peak / 1e9:.0f}")
-    return (f.kernel, f.format, f.isa, str(f.rows), f"{f.seconds * 1e6:.1f}", *read, *computed)
+def _cells(f: Figure, with_isa: bool) -> tuple[str, ...]:
+    read = f"{f.n_bytes / f.seconds / 1e9:.1f} = {f.bandwidth_share:.0%}"
+    computed = "" if f.peak_share is None else f"{f.operations / f.seconds / 1e9:.0f} = {f.peak_share:.0%}"
+    return (f.kernel, f.format, *[f.isa] * with_isa, str(f.rows), f"{f.seconds * 1e6:.1f}", read, computed)
