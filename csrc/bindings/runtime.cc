@@ -88,8 +88,10 @@ void bind_scheduler(py::module_& m) {
       .def("add", &add, py::arg("id"), py::arg("prompt"), py::arg("n") = 1)
       .def("schedule", &schedule)
       .def("commit", &commit, py::arg("slices"), py::arg("tokens"), py::arg("finished"))
-      .def("remove", [](PlainScheduler& s, int64_t id) { return s.scheduler.remove(id); })
-      .def("n_users", [](const PlainScheduler& s, int32_t block) { return s.pool.n_users(block); })
+      .def(
+          "remove", [](PlainScheduler& s, int64_t id) { return s.scheduler.remove(id); }, py::arg("id"))
+      .def(
+          "n_users", [](const PlainScheduler& s, int32_t block) { return s.pool.n_users(block); }, py::arg("block"))
       .def_readonly("copies", &PlainScheduler::copies, "(from, to) of each block copied by the last schedule().")
       .def_property_readonly("n_free", [](const PlainScheduler& s) { return s.pool.n_free(); })
       .def_property_readonly("n_running", [](const PlainScheduler& s) { return s.scheduler.n_running(); })
@@ -106,15 +108,21 @@ void bind_runtime(py::module_& m) {
       .def(py::init([](int64_t n_blocks, const std::string& hash) { return BlockPool(n_blocks, hash_named(hash)); }),
            py::arg("n_blocks"), py::arg("hash") = "good")
       .def("allocate", &BlockPool::allocate)
-      .def("share", &BlockPool::share)
-      .def("release", &BlockPool::release)
-      .def("find", [](const BlockPool& pool, int32_t parent,
-                      const std::vector<int32_t>& tokens) { return pool.find(parent, full_block(tokens)); })
-      .def("register_full",
-           [](BlockPool& pool, int32_t block, int32_t parent, const std::vector<int32_t>& tokens) {
-             return pool.register_full(block, parent, full_block(tokens));
-           })
-      .def("n_users", &BlockPool::n_users)
+      .def("share", &BlockPool::share, py::arg("block"))
+      .def("release", &BlockPool::release, py::arg("block"))
+      .def(
+          "find",
+          [](const BlockPool& pool, int32_t parent, const std::vector<int32_t>& tokens) {
+            return pool.find(parent, full_block(tokens));
+          },
+          py::arg("parent"), py::arg("tokens"))
+      .def(
+          "register_full",
+          [](BlockPool& pool, int32_t block, int32_t parent, const std::vector<int32_t>& tokens) {
+            return pool.register_full(block, parent, full_block(tokens));
+          },
+          py::arg("block"), py::arg("parent"), py::arg("tokens"))
+      .def("n_users", &BlockPool::n_users, py::arg("block"))
       .def_property_readonly("n_free", &BlockPool::n_free)
       .def_property_readonly("n_blocks", &BlockPool::n_blocks);
   bind_scheduler(m);
