@@ -5,6 +5,7 @@ Data that can't be had is an error of every test that asks for it.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,11 @@ VOCABULARIES = {  # file: (size, SHA-256)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seconds", type=int, default=3, help="how long each target of tests/fuzz runs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C works for the tests that press it, also where a shell started them in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -21,6 +22,7 @@ TEXT = "abcdefgh. "
 TEMPLATE = (
     "{% for m in messages %}{{ ' ' if m.role == 'assistant' else m.role }}{{ m.content }}<|eos|>{% endfor %}{{ ' ' }}"
 )
+CTRL_C = "\x03"
 COMMAND = [sys.executable, "-c", "from jiffy.cli import main; main()", "chat", "--threads", "1"]
 
 
@@ -92,7 +94,7 @@ def test_a_model_without_a_template(tmp_path):
 
 
 class Terminal:
-    """A process whose terminal the test is."""
+    """A process whose terminal the test is; what is left of it ends with the `with` block."""
 
     def __init__(self, *command: str) -> None:
         self.pid, self._fd = pty.fork()
@@ -101,7 +103,17 @@ class Terminal:
             os.execvp(command[0], command)
         self._seen = b""
 
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
     def type(self, keys: str) -> None:
+        if keys == CTRL_C:  # a signal between a key and the wait for the next one is lost on Python's readline
+            time.sleep(0.5)
         os.write(self._fd, keys.encode())
 
     def until(self, pattern: str, seconds: float = 60) -> str:
@@ -127,51 +139,51 @@ class Terminal:
                     self._seen += os.read(self._fd, 65536)
                 except OSError:  # nobody is at the other end any more
                     time.sleep(0.05)
-        os.kill(self.pid, signal.SIGKILL)
         raise AssertionError(f"does not end: {self._seen[-500:]!r}")
 
 
-@pytest.mark.parametrize("last_keys", ["\x03", "\x04", "/exit\r"], ids=["Ctrl-C", "Ctrl-D", "/exit"])
+@pytest.mark.parametrize("last_keys", [CTRL_C, "\x04", "/exit\r"], ids=["Ctrl-C", "Ctrl-D", "/exit"])
 def test_on_a_terminal(model_path, tmp_path, last_keys):
     """Ctrl-C stops an answer, which stays in the conversation as far as it came; then it empties a line; at an empty
     prompt it ends."""
     file = tmp_path / "said.json"
     sizes = ["-n", "90000", "--context", "190000"]
-    terminal = Terminal(*COMMAND, "--model", model_path, *sizes)
-    terminal.until("/help lists")
-    terminal.until("> ")
-    terminal.type("one\r")
-    terminal.until(re.escape(TEXT * 3))
-    terminal.type("\x03")
-    assert re.search(r"\[\d+ tokens, first after \d+ ms, \d+ tokens/s, .*, stopped\]", terminal.until(r"\]"))
-    terminal.until("> ")
-    terminal.type("not to be sent")
-    terminal.until("not to be sent")
-    terminal.type("\x03")
-    terminal.until("> ")
-    terminal.type(f"/save {file}\r")
-    terminal.until(r"2 messages in \S+")
-    terminal.until("> ")
-    user, assistant = json.loads(file.read_text())[1:]
-    assert user["content"] == "one"
-    assert len(assistant["content"]) >= 30
-    assert (TEXT * 20_000).startswith(assistant["content"])
-    terminal.type(last_keys)
-    assert terminal.exit_status() == 0
+    with Terminal(*COMMAND, "--model", model_path, *sizes) as terminal:
+        terminal.until("/help lists")
+        terminal.until("> ")
+        terminal.type("one\r")
+        terminal.until(re.escape(TEXT * 3))
+        terminal.type(CTRL_C)
+        assert re.search(r"\[\d+ tokens, first after \d+ ms, \d+ tokens/s, .*, stopped\]", terminal.until(r"\]"))
+        terminal.until("> ")
+        terminal.type("not to be sent")
+        terminal.until("not to be sent")
+        terminal.type(CTRL_C)
+        terminal.until("> ")
+        terminal.type(f"/save {file}\r")
+        terminal.until(r"2 messages in \S+")
+        terminal.until("> ")
+        user, assistant = json.loads(file.read_text())[1:]
+        assert user["content"] == "one"
+        assert len(assistant["content"]) >= 30
+        assert (TEXT * 20_000).startswith(assistant["content"])
+        terminal.type(last_keys)
+        assert terminal.exit_status() == 0
 
 
 def test_turns_pay_for_what_is_new(model_path):
     """The line behind an answer says how much of the prompt was known: all whole blocks of what was said before."""
-    terminal = Terminal(*COMMAND, "--model", model_path, "-n", "100")
-    known = []
-    for _ in range(3):
+    with Terminal(*COMMAND, "--model", model_path, "-n", "100") as terminal:
+        known = []
+        for _ in range(3):
+            terminal.until("> ")
+            terminal.type("hello\r")
+            line = terminal.until(r"\[100 tokens.*\]")
+            prompt, cached = map(int, re.search(r"prompt of (\d+), (\d+) of them known", line).groups())
+            known.append((prompt, cached))
         terminal.until("> ")
-        terminal.type("hello\r")
-        line = terminal.until(r"\[100 tokens.*\]")
-        prompt, cached = map(int, re.search(r"prompt of (\d+), (\d+) of them known", line).groups())
-        known.append((prompt, cached))
-    terminal.type("\x04")
-    assert terminal.exit_status() == 0
-    assert known[0][1] == 0
-    for (prompt, cached), (before, _) in zip(known[1:], known, strict=False):
-        assert before < cached < prompt
+        terminal.type("\x04")
+        assert terminal.exit_status() == 0
+        assert known[0][1] == 0
+        for (prompt, cached), (before, _) in zip(known[1:], known, strict=False):
+            assert before < cached < prompt
