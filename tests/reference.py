@@ -23,9 +23,10 @@ def random_ids(n: int, vocab_size: int = 259) -> list[int]:
 
 
 def reference(folder: Path | None, **options: object) -> transformers.PreTrainedModel:
-    """The model of a folder, or of `config` and `state_dict`; every tensor of it must have a place."""
+    """The model of a folder, or a llama of `config` and `state_dict`; every tensor of it must have a place."""
     options |= {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(folder, **options, output_loading_info=True)
+    family = transformers.LlamaForCausalLM if folder is None else transformers.AutoModelForCausalLM
+    model, report = family.from_pretrained(folder, **options, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"], report
     return model.eval()
 

@@ -204,3 +204,9 @@ def test_kv_dtypes(random_folder):
         model = jiffy.load(random_folder, context=CONTEXT, n_threads=1, kv_dtype=kv_dtype)
         assert model.info()["kv_dtype"] == kv_dtype
         assert model.generate("hello", max_tokens=5, ignore_eos=True).n_tokens == 5
+
+
+@pytest.mark.parametrize(("options", "kv_dtype"), [({}, "f32"), ({"weights": "i4"}, "bf16"), ({"head": "i8"}, "bf16")])
+def test_kv_dtype_of_itself(random_folder, options, kv_dtype):
+    """The random model's file holds f32."""
+    assert jiffy.load(random_folder, context=CONTEXT, n_threads=1, **options).info()["kv_dtype"] == kv_dtype

@@ -34,7 +34,7 @@ def load(
     *,
     weights: str | None = None,
     head: str | None = None,
-    kv_dtype: str = "f32",
+    kv_dtype: str = "auto",
     n_threads: int | None = None,
     isa: str | None = None,
     context: int | None = None,
@@ -53,9 +53,10 @@ def load(
     weights: a format of `jiffy.formats()`; None keeps what the file holds without loss, or, for GGUF types that have no
     format here, converts it and says so on standard error. head: the same for the vocabulary matrix.
     kv_dtype: of keys and values in the cache: "f32", "bf16" (half the bytes, no loss to speak of) or "int8" (a quarter,
-    and integer arithmetic). n_threads: None for the physical cores that this process may use.
-    isa: one of `jiffy.isas()`, None for the fastest. context: positions, None for the model's own up to 8192.
-    prefill_chunk: prompt tokens in one step. max_batch: sequences that run at once.
+    and integer arithmetic); "auto" is f32 where all weights are f32, else bf16.
+    n_threads: None for the physical cores that this process may use. isa: one of `jiffy.isas()`, None for the fastest.
+    context: positions, None for the model's own up to 8192. prefill_chunk: prompt tokens in one step. max_batch:
+    sequences that run at once.
     prefix_cache: keep the keys and values of what has been computed as long as there is room, so that a prompt that
     begins like an earlier one costs only what is new in it (the same bits).
     progress: a progress bar on a terminal. fuse: False runs the program as traced (slower, the same bits).
@@ -102,7 +103,7 @@ class Model:
             context=loading.context,
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
-            kv_dtype=loading.kv_dtype,
+            kv_dtype=loading.kv_dtype_beside(self._packing.formats),
             prefix_cache=loading.prefix_cache,
         )
         self._running = Running(self._engine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .config import Config
 
 _DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
-KV_DTYPES = ["f32", "bf16", "int8"]
+KV_DTYPES = ["auto", "f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ class Loading:
             isa=self.isa or _core.isas()[-1],
             context=self.context or min(length, _DEFAULT_CONTEXT),
         )
+
+    def kv_dtype_beside(self, formats: Iterable[str]) -> str:
+        """The type of keys and values, beside weights in these formats."""
+        if self.kv_dtype != "auto":
+            return self.kv_dtype
+        return "f32" if set(formats) == {"f32"} else "bf16"
 
     def _one_of(self, name: str, values: list[str | None]) -> None:
         one_of(name, getattr(self, name), values)

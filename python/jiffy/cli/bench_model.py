@@ -22,7 +22,7 @@ def model(
     decode: Annotated[Counts, typer.Option(help="Contexts, alone.", min=0, show_default="0 512 2048")] = None,
     batch: Annotated[Counts, typer.Option(help="Sequences at once.", min=1, show_default="8 32")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs.")] = False,
-    kv: KvOption = "f32",
+    kv: KvOption = "auto",
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,

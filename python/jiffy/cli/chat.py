@@ -29,7 +29,7 @@ def chat(
     model: o.ModelOption = None,
     system: o.SystemOption = o.SYSTEM_MESSAGE,
     weights: o.WeightsOption = None,
-    kv: o.KvOption = "f32",
+    kv: o.KvOption = "auto",
     threads: o.ThreadsOption = None,
     context: o.ContextOption = None,
     max_tokens: o.MaxTokensOption = 512,

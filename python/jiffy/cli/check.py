@@ -24,7 +24,7 @@ def check(
         str | None, typer.Option(help="Another file or folder that holds the true weights.", show_default="the model")
     ] = None,
     head: Annotated[str | None, typer.Option(help="Format of the vocabulary matrix.", show_default="weights")] = None,
-    kv: KvOption = "f32",
+    kv: KvOption = "auto",
     isa: Annotated[str | None, typer.Option(help="Instruction set.", show_default="the fastest")] = None,
     fuse: Annotated[bool, typer.Option(help="Fuse instructions.")] = True,
     as_json: JsonOption = False,

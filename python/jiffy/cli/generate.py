@@ -30,7 +30,7 @@ def generate(
     ] = None,
     as_json: o.JsonOption = False,
     weights: o.WeightsOption = None,
-    kv: o.KvOption = "f32",
+    kv: o.KvOption = "auto",
     threads: o.ThreadsOption = None,
     context: o.ContextOption = None,
     max_tokens: o.MaxTokensOption = 256,

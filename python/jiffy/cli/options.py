@@ -16,7 +16,12 @@ MODEL_HELP = "A .gguf file, a folder with safetensors, org/name on the hub, or a
 ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default="smollm2-135m")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="smollm2-135m")]
 WeightsOption = Annotated[str | None, typer.Option(help="Weight format, e.g. i4 or i8.", show_default="as in the file")]
-KvOption = Annotated[str, typer.Option("--kv", help="Format of keys and values in the cache: f32, bf16 or int8.")]
+KvOption = Annotated[
+    str,
+    typer.Option(
+        "--kv", help="Keys and values in the cache: f32, bf16, int8; auto: f32 beside f32 weights, else bf16."
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads.", show_default="physical cores")]
 ContextOption = Annotated[
     int | None, typer.Option(help="Positions of the context.", show_default="the model's, up to 8192")
