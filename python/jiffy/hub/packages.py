@@ -155,7 +155,8 @@ def _read_members(archive: Path, specs: list[PinnedFile]) -> Iterator[tuple[str,
         else:
             yield from _read_tar(archive, wanted)
     except _ARCHIVE_ERRORS as error:
-        raise FormatError(archive.name, expected="an intact package; try again", found=str(error)) from None
+        found = str(error) or type(error).__name__  # zipfile raises a bare EOFError
+        raise FormatError(archive.name, expected="an intact package; try again", found=found) from None
 
 
 def _read_zip(archive: Path, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
