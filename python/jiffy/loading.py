@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .config import Config
 
 _DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
-KV_DTYPES = ["auto", "f32", "bf16", "int8"]
+KV_DTYPES = ["f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Loading:
     fuse: bool
 
     def __post_init__(self) -> None:
-        self._one_of("kv_dtype", KV_DTYPES)
+        self._one_of("kv_dtype", ["auto", *KV_DTYPES])
         self._one_of("weights", [None, *_core.format_names()])
         self._one_of("head", [None, *_core.format_names()])
         self._one_of("isa", [None, *_core.isas()])
