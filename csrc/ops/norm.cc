@@ -1,4 +1,6 @@
 // rms_norm, layer_norm, quantize, rms_norm and quantize at once
+#include <algorithm>
+
 #include "ops/op.h"
 
 namespace jiffy {
@@ -24,6 +26,23 @@ void check_norm(const Check& c) {
   c.same_space(c.input(0), c.output(0));
   c.is_floats(0, 1, c.input(0).width);
   check_eps(c);
+}
+
+// Deals tiles of rows out whole, so that no two lanes write to one cache line; where there are too few tiles, parts of
+// their columns.
+template <class Body>
+void share_tiles(const ActivationView& out, Worker& w, Body&& body) {
+  const int64_t tiles = n_row_tiles(out.rows), wanted = int64_t{4} * w.lane.count();
+  if (tiles == 0) return;  // a step without outputs
+  const int64_t units = (out.cols + kColsTogether - 1) / kColsTogether;
+  const int64_t parts = w.alone || tiles >= wanted ? 1 : std::min(units, (wanted + tiles - 1) / tiles);
+  w.share(tiles * parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t tile = i / parts, part = i % parts;
+      const auto col = [&](int64_t p) { return p == parts ? out.cols : units * p / parts * kColsTogether; };
+      body(TileRange{tile, tile + 1, col(part), col(part + 1)});
+    }
+  });
 }
 
 }  // namespace
@@ -62,9 +81,8 @@ void check_quantize(const Check& c) {
 }
 
 void run_quantize(const Call& c, Worker& w) {
-  const Operand& x = c.input(0);
-  w.share(x.rows, kRowsAtATime,
-          [&](int64_t begin, int64_t end) { w.kernels.quantize({x.floats(), c.output(0).quantized(), begin, end}); });
+  const ActivationView out = c.output(0).quantized();
+  share_tiles(out, w, [&](const TileRange& tiles) { w.kernels.quantize({c.input(0).floats(), out, tiles}); });
 }
 
 void check_rms_norm_quantize(const Check& c) {
@@ -75,10 +93,9 @@ void check_rms_norm_quantize(const Check& c) {
 }
 
 void run_rms_norm_quantize(const Call& c, Worker& w) {
-  const Operand& x = c.input(0);
-  w.share(x.rows, kRowsAtATime, [&](int64_t begin, int64_t end) {
-    w.kernels.rms_norm_quantize(
-        {x.floats(), c.parameter(0).floats, c.output(0).quantized(), c.at.attributes.eps, begin, end});
+  const ActivationView out = c.output(0).quantized();
+  share_tiles(out, w, [&](const TileRange& tiles) {
+    w.kernels.rms_norm_quantize({c.input(0).floats(), c.parameter(0).floats, out, c.at.attributes.eps, tiles});
   });
 }
 

@@ -5,10 +5,10 @@ namespace {
 
 // In the order of OpKind.
 constexpr Op kOps[] = {
-    {"embedding", check_embedding, run_embedding},
-    {"rms_norm", check_rms_norm, run_rms_norm},
-    {"layer_norm", check_layer_norm, run_layer_norm},
-    {"quantize", check_quantize, run_quantize},
+    {"embedding", check_embedding, run_embedding, true},
+    {"rms_norm", check_rms_norm, run_rms_norm, true},
+    {"layer_norm", check_layer_norm, run_layer_norm, true},
+    {"quantize", check_quantize, run_quantize, true},
     {"matmul", check_matmul, run_matmul},
     {"rope", check_rope, run_rope},
     {"kv_write", check_kv_write, run_kv_write},
@@ -16,8 +16,8 @@ constexpr Op kOps[] = {
     {"add", check_add, run_add},
     {"silu_mul", check_silu_mul, run_silu_mul},
     {"gelu", check_gelu, run_gelu},
-    {"select", check_select, run_select},
-    {"rms_norm_quantize", check_rms_norm_quantize, run_rms_norm_quantize},
+    {"select", check_select, run_select, true},
+    {"rms_norm_quantize", check_rms_norm_quantize, run_rms_norm_quantize, true},
     {"gate_up", check_gate_up, run_gate_up},
     {"rope_kv_write", check_rope_kv_write, run_rope_kv_write},
 };

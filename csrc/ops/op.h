@@ -125,11 +125,13 @@ struct Call {
 struct Worker {
   Lane& lane;
   const Kernels& kernels;
-  float* scratch;  // 64-byte aligned, this lane's own; attention_scratch_floats()
+  float* scratch;      // 64-byte aligned, this lane's own; attention_scratch_floats()
+  bool alone = false;  // this lane does the whole instruction, into rows of its own
 
   // Deals rows (or other items) out over the lanes in pieces: body(begin, end).
   template <class Body>
   void share(int64_t items, int64_t piece, Body&& body) {
+    if (alone) return body(int64_t{0}, items);
     for (int64_t begin; (begin = lane.next_chunk() * piece) < items;) {
       body(begin, begin + piece < items ? begin + piece : items);
     }
@@ -141,6 +143,7 @@ struct Op {
   const char* name;
   void (*check)(const Check&);
   void (*run)(const Call&, Worker&);
+  bool replicable = false;  // so cheap for a few rows that every lane had better do it alone than wait for the others
 };
 const Op& op(OpKind kind);
 

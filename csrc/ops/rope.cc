@@ -1,4 +1,6 @@
 // rope, kv_write, and both at once: rotate q and k by their positions, store k and v in the cache
+#include <algorithm>
+
 #include "ops/op.h"
 
 namespace jiffy {
@@ -37,6 +39,12 @@ RopeArgs rope_args(const Call& c, const float* x, float* y, int64_t heads) {
           .end = 0};
 }
 
+// Lanes that write neighbouring positions of a block share its cache lines, so long chunks are cut into pieces of a
+// block (512 tokens: 10 us a token in pieces of four).
+int64_t tokens_at_a_time(const Call& c, const Worker& w) {
+  return std::clamp<int64_t>(c.batch.n_tokens / (int64_t{4} * w.lane.count()), 1, kBlockSize);
+}
+
 // Stores the rows [begin, end), which may span slices.
 void write_rows(const Call& c, Worker& w, const float* k, const float* v, int64_t begin, int64_t end) {
   const Attributes& a = c.at.attributes;
@@ -70,7 +78,7 @@ void check_rope(const Check& c) {
 
 void run_rope(const Call& c, Worker& w) {
   RopeArgs args = rope_args(c, c.input(0).floats(), c.output(0).floats(), c.at.attributes.n_heads);
-  w.share(c.batch.n_tokens, 4, [&](int64_t begin, int64_t end) {
+  w.share(c.batch.n_tokens, tokens_at_a_time(c, w), [&](int64_t begin, int64_t end) {
     args.begin = begin;
     args.end = end;
     w.kernels.rope(args);
@@ -84,7 +92,7 @@ void check_kv_write(const Check& c) {
 }
 
 void run_kv_write(const Call& c, Worker& w) {
-  w.share(c.batch.n_tokens, 4,
+  w.share(c.batch.n_tokens, tokens_at_a_time(c, w),
           [&](int64_t begin, int64_t end) { write_rows(c, w, c.input(0).floats(), c.input(1).floats(), begin, end); });
 }
 
@@ -103,7 +111,7 @@ void run_rope_kv_write(const Call& c, Worker& w) {
   RopeArgs q = rope_args(c, c.input(0).floats(), c.output(0).floats(), c.at.attributes.n_heads);
   // k is rotated in place: this instruction is its last reader.
   RopeArgs k = rope_args(c, c.input(1).floats(), c.input(1).floats(), c.at.attributes.n_kv_heads);
-  w.share(c.batch.n_tokens, 4, [&](int64_t begin, int64_t end) {
+  w.share(c.batch.n_tokens, tokens_at_a_time(c, w), [&](int64_t begin, int64_t end) {
     q.begin = k.begin = begin;
     q.end = k.end = end;
     w.kernels.rope(q);

@@ -40,18 +40,31 @@ class Executor {
            const Observer& observer = {});
 
  private:
-  void bind(const BatchView& batch, float* result);
-  void run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted, const Observer& observer,
-                Lane& lane);
+  // What all lanes work on in a step.
+  struct Step {
+    const BatchView& batch;
+    const KvLayout& kv;
+    float* result;
+    bool replicated;  // every lane has an arena of its own for what replicable instructions make
+    const Interrupted& interrupted;
+    const Observer& observer;
+  };
+
+  void lay_out(const BatchView& batch, bool replicated);
+  void bind(const Step& step, int lane);
+  void run_lane(const Step& step, Lane& lane);
 
   std::shared_ptr<const Program> program_;
   ThreadPool& pool_;
   const Kernels& kernels_;
   const Plan plan_;
-  std::vector<Operand> operands_;  // [values], of the current step
-  Buffer arena_;                   // the slots of plan_
-  Buffer scratch_;                 // one piece a lane
-  std::atomic<size_t> last_;       // the instruction behind which every lane leaves
+  std::vector<bool> replicable_;                // [values]: made by a replicable instruction
+  std::vector<std::vector<Operand>> operands_;  // [lanes][values], of the current step
+  std::vector<int64_t> offsets_;                // [slots], in an arena
+  int64_t arena_bytes_ = 0;
+  Buffer arena_;              // the slots of plan_; in a replicated step, once more for each lane
+  Buffer scratch_;            // one piece a lane
+  std::atomic<size_t> last_;  // the instruction behind which every lane leaves
 };
 
 }  // namespace jiffy

@@ -13,14 +13,22 @@ int64_t& row_bytes(Plan::Slot& slot, Space space) {
   return space == Space::kTokens ? slot.token_row_bytes : slot.output_row_bytes;
 }
 
-std::vector<size_t> last_readers(const Program& program) {
+// The values whose slots are free again behind each instruction: those that nobody reads later. Behind a replicable one
+// there may be no barrier, so that a slow lane still reads what a fast one has done with: its inputs stay until the
+// next.
+std::vector<std::vector<int>> ends_of_lives(const Program& program) {
+  const std::vector<Instruction>& instructions = program.instructions();
   std::vector<size_t> last(program.values().size(), 0);
-  for (size_t i = 0; i < program.instructions().size(); ++i) {
-    for (const int v : program.instructions()[i].inputs) last[static_cast<size_t>(v)] = i;
-    for (const int v : program.instructions()[i].outputs)
-      last[static_cast<size_t>(v)] = i;  // nobody reads it: free at once
+  size_t barrier = instructions.size();
+  for (size_t i = instructions.size(); i-- > 0;) {
+    if (!op(instructions[i].op).replicable) barrier = i;
+    for (const std::vector<int>* list : {&instructions[i].inputs, &instructions[i].outputs}) {
+      for (const int v : *list) last[static_cast<size_t>(v)] = std::max(last[static_cast<size_t>(v)], barrier);
+    }
   }
-  return last;
+  std::vector<std::vector<int>> ends(instructions.size() + 1);
+  for (size_t v = 0; v < last.size(); ++v) ends[last[v]].push_back(static_cast<int>(v));
+  return ends;
 }
 
 // The free slot that must grow least; a new one if all would have to grow and none is free.
@@ -54,21 +62,18 @@ int64_t Plan::Slot::bytes(int64_t n_tokens, int64_t n_outputs) const {
 }
 
 Plan plan_buffers(const Program& program) {
-  const std::vector<size_t> last = last_readers(program);
+  const std::vector<std::vector<int>> ends = ends_of_lives(program);
   Plan plan;
   plan.slot_of.assign(program.values().size(), -1);
   std::vector<bool> busy;
   for (size_t i = 0; i < program.instructions().size(); ++i) {
-    const Instruction& at = program.instructions()[i];
-    for (const int v : at.outputs) {
+    for (const int v : program.instructions()[i].outputs) {
       if (v != program.result())
         plan.slot_of[static_cast<size_t>(v)] = take_slot(plan, busy, program.values()[static_cast<size_t>(v)]);
     }
-    for (const std::vector<int>* list : {&at.inputs, &at.outputs}) {
-      for (const int v : *list) {
-        const int slot = plan.slot_of[static_cast<size_t>(v)];
-        if (slot >= 0 && last[static_cast<size_t>(v)] == i) busy[static_cast<size_t>(slot)] = false;
-      }
+    for (const int v : ends[i]) {
+      const int slot = plan.slot_of[static_cast<size_t>(v)];
+      if (slot >= 0) busy[static_cast<size_t>(slot)] = false;
     }
   }
   return plan;

@@ -45,7 +45,7 @@ struct Activations {
   Activations(const Kernels& kernels, const std::vector<float>& x, int64_t rows, int64_t cols, const RowFormat& format)
       : memory(static_cast<size_t>(rows * activation_row_bytes(cols, format))),
         view(activation_view(memory.data(), rows, cols, format)) {
-    kernels.quantize({x.data(), view, 0, rows});
+    kernels.quantize({x.data(), view, {0, n_row_tiles(rows), 0, view.cols}});
   }
   // The number that the kernels multiply with.
   double value(int64_t row, int64_t col) const {

@@ -28,13 +28,15 @@ std::vector<std::string> op_names(const ProgramSpec& spec) {
 }
 
 // Plays the plan: nothing is written into a slot that holds a value which is still to be read, this instruction
-// included.
+// included; and what a replicable instruction reads, slow lanes may read until the next one that is not.
 void check_plan(const Program& program) {
   const Plan plan = plan_buffers(program);
   const std::vector<Instruction>& all = program.instructions();
   std::vector<size_t> last_read(program.values().size(), 0);
   for (size_t i = 0; i < all.size(); ++i) {
-    for (const int v : all[i].inputs) last_read[static_cast<size_t>(v)] = i;
+    size_t until = i;
+    while (until < all.size() && op(all[until].op).replicable) ++until;
+    for (const int v : all[i].inputs) last_read[static_cast<size_t>(v)] = until;
   }
   std::vector<int> live;
   size_t most_live = 0;

@@ -40,7 +40,7 @@ TEST(rms_norm_and_quantize_agree_fused_and_apart) {
         const Activations apart(kernels, y, rows, dim, format);
         std::vector<uint8_t> memory(apart.memory.size());
         const ActivationView view = activation_view(memory.data(), rows, dim, format);
-        kernels.rms_norm_quantize({x.data(), w.data(), view, 1e-5f, 0, rows});
+        kernels.rms_norm_quantize({x.data(), w.data(), view, 1e-5f, {0, n_row_tiles(rows), 0, view.cols}});
         CHECK(memory == apart.memory);
         return memory;
       });

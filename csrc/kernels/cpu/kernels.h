@@ -34,11 +34,18 @@ struct LayerNormArgs {
   int64_t begin, end;  // rows
 };
 
+// A share of quantised rows: columns of whole tiles of rows.
+inline constexpr int64_t kColsTogether = 128;  // every group is a whole part of so many columns
+struct TileRange {
+  int64_t begin, end;          // of the tiles of ActivationView
+  int64_t first_col, end_col;  // multiples of kColsTogether, or out.cols as the end
+};
+
 // out = quantised x, as q8 or bf16 (quant/activations.h)
 struct QuantizeArgs {
   const float* x;  // [rows, out.cols]
   ActivationView out;
-  int64_t begin, end;  // rows
+  TileRange tiles;
 };
 
 // out = quantised rms_norm(x); the normalised rows never reach memory
@@ -47,7 +54,7 @@ struct RmsNormQuantizeArgs {
   const float* weight;  // [out.cols]
   ActivationView out;
   float eps;
-  int64_t begin, end;  // rows
+  TileRange tiles;
 };
 
 // y[r,n] = sum_k x[r,k] * w[n,k] (+ bias[n]) (+ residual[r,n])
