@@ -16,7 +16,6 @@ struct PairArgs {
   const int8_t* data;  // [lines][step][4], from the first row in question
   int64_t step;        // rows of the whole tile
   int64_t lines;
-  int64_t prefetch;
   float* acc;  // [rows][16]
 };
 
@@ -50,7 +49,7 @@ struct PairTile {
 
   template <int kRows>
   static void add_line(Floats (&chain)[kRows], const PairArgs& t, const uint8_t*& line, const int8_t*& a) {
-    __builtin_prefetch(line + t.prefetch);
+    prefetch_weights<kRows>(line);
     const Codes w = load_codes(line);
     for (int r = 0; r < kRows; ++r) dot_pairs<kNative>(chain[r], w, a + 4 * r);
     line += kLineBytes;
@@ -68,7 +67,7 @@ void run_f32(const float* slab, const float* x, int64_t cols, float* acc) {
     for (Floats& f : part) f = zeros();
     for (int64_t k = begin; k < end; ++k) {
       const Floats w = load(slab + k * kLanes);
-      __builtin_prefetch(slab + k * kLanes + kPrefetchOneRow / 4);
+      prefetch_weights<kRows>(reinterpret_cast<const uint8_t*>(slab + k * kLanes));
       for (int r = 0; r < kRows; ++r) part[r] = fma(splat(x[r * cols + k]), w, part[r]);
     }
     for (int r = 0; r < kRows; ++r) total[r] = add(total[r], part[r]);
@@ -85,7 +84,6 @@ void bf16_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t
                         .data = p.x.data + first * p.x.row_bytes() + done * 4,
                         .step = rows,
                         .lines = p.x.groups(),
-                        .prefetch = prefetch_distance(first == 0 && done == 0, rows),
                         .acc = acc + done * kLanes};
     if (p.native_pairs) {
       run_rows<PairTile<kHasNativePairs>>(now, args);

@@ -16,7 +16,6 @@ struct TileArgs {
   int64_t groups;
   int units_per_group;
   bool f32_header;
-  int64_t prefetch;
   float* acc;  // [rows][16]
 };
 
@@ -37,7 +36,7 @@ inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i, line += kLineBytes) {
-    __builtin_prefetch(line + t.prefetch);
+    prefetch_weights<kRows>(line);
     const Codes codes = load_codes(line);
     const Codes low = low_nibbles(codes), high = high_nibbles(codes);
     for (int r = 0; r < kRows; ++r) dot_nibbles(sums[2 * i % kChains][r], low, a + 4 * r);
@@ -54,7 +53,7 @@ template <int kRows, int kChains>
 inline void add_unit_8bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const uint8_t* line, const int8_t* a) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i, line += kLineBytes) {
-    __builtin_prefetch(line + t.prefetch);
+    prefetch_weights<kRows>(line);
     const Codes codes = load_codes(line);
     for (int r = 0; r < kRows; ++r) dot_bytes(acc[i % kChains][r], codes, a + 4 * r);
     a += 4 * t.step;
@@ -150,7 +149,6 @@ void integer_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int6
                         .groups = groups,
                         .units_per_group = f.group / kUnit,
                         .f32_header = f.scale == ScaleType::kF32,
-                        .prefetch = prefetch_distance(first == 0 && done == 0, rows),
                         .acc = acc + done * kLanes};
     if (f.bits == 4) {
       run_tile<4>(f.offset, now, args);
