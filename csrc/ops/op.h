@@ -97,11 +97,12 @@ class Check {
   const std::vector<Parameter>& parameters_;
 };
 
-// A value's rows in this step.
+// A value's rows in this step. Of a matmul's output with row_max only the maxima are wanted: it has no data.
 struct Operand {
   void* data = nullptr;
   Value type;
   int64_t rows = 0;
+  RowMax* row_max = nullptr;  // [lanes, rows]
 
   float* floats() const { return static_cast<float*>(data); }  // [rows, type.width]
   ActivationView quantized() const { return activation_view(data, rows, type.width, type.format); }

@@ -26,6 +26,20 @@ struct Observation {
 // Called on the calling thread behind every instruction, while all other lanes wait; must not throw.
 using Observer = std::function<void(const Observation&)>;
 
+// What a step is run for.
+struct Wanted {
+  float* logits = nullptr;       // [n_outputs, program.result_width()]
+  int32_t* likeliest = nullptr;  // instead of logits, if Executor::finds_likeliest(): [n_outputs], the lowest number of
+                                 // a row's largest logit, or -1 if one of them is NaN or infinite
+
+  Wanted(float* logits) : logits(logits) {}
+  static Wanted only_likeliest(int32_t* numbers) {
+    Wanted wanted(nullptr);
+    wanted.likeliest = numbers;
+    return wanted;
+  }
+};
+
 class Executor {
  public:
   // `program` must be validated; the pool and the kernels are borrowed.
@@ -34,13 +48,16 @@ class Executor {
   // The shape that the KV cache must have; all zero for a program without attention.
   KvLayout kv_shape() const { return program_->kv_shape(); }
 
-  // result: [n_outputs, program.result_width()]. False if `interrupted` ended the step: the KV of its positions is then
+  // Whether the program ends in a matmul, which can tell the likeliest without storing logits.
+  bool finds_likeliest() const { return finds_likeliest_; }
+
+  // False if `interrupted` ended the step: the KV of its positions is then
   // undefined, everything else as before. Throws kOutOfMemory (before anything is computed) and kFork.
-  bool run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted,
+  bool run(const BatchView& batch, const KvLayout& kv, Wanted wanted, const Interrupted& interrupted,
            const Observer& observer = {});
 
  private:
-  void bind(const BatchView& batch, float* result);
+  void bind(const BatchView& batch, Wanted wanted);
   void run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted, const Observer& observer,
                 Lane& lane);
 
@@ -48,7 +65,9 @@ class Executor {
   ThreadPool& pool_;
   const Kernels& kernels_;
   const Plan plan_;
+  const bool finds_likeliest_;
   std::vector<Operand> operands_;  // [values], of the current step
+  std::vector<RowMax> row_max_;    // [lanes, n_outputs], where the likeliest are wanted
   Buffer arena_;                   // the slots of plan_
   Buffer scratch_;                 // one piece a lane
   std::atomic<size_t> last_;       // the instruction behind which every lane leaves
