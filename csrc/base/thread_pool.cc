@@ -89,6 +89,20 @@ class Gate {
   alignas(kCacheLine) std::atomic<int> sleepers_{0};
 };
 
+// The state of a phase in one word, so that a lane can't enter what another ends: its number, how many lanes are in it,
+// and the chunks that have been dealt.
+class PhaseWord {
+ public:
+  static constexpr uint64_t kChunk = 1, kLane = uint64_t{1} << 28, kPhase = uint64_t{1} << 40;
+  static_assert(kMaxThreads * kLane < kPhase);
+
+  static uint64_t start_of(uint32_t phase) { return phase * kPhase; }
+  static uint32_t phase(uint64_t word) { return static_cast<uint32_t>(word / kPhase); }
+  static uint32_t after(uint32_t phase) { return (phase + 1) % (uint32_t{1} << 24); }
+  static uint64_t lanes(uint64_t word) { return word % kPhase / kLane; }
+  static int64_t chunks(uint64_t word) { return static_cast<int64_t>(word % kLane); }
+};
+
 }  // namespace
 
 class Team {
@@ -98,15 +112,19 @@ class Team {
   void start_workers();
   void stop_workers();
   void run(const std::function<void(Lane&)>& body);
-  void barrier();
 
-  int64_t next_chunk() { return next_chunk_.fetch_add(1, std::memory_order_relaxed); }
+  bool enter(uint32_t phase);
+  int64_t next_chunk() { return PhaseWord::chunks(word_.fetch_add(PhaseWord::kChunk, std::memory_order_relaxed)); }
+  void finish(uint32_t phase);
+  uint32_t barrier();  // the phase behind it
   int count() const { return count_; }
   bool is_in_its_process() const { return process_ == getpid(); }
 
  private:
   void run_lane(int id) noexcept;
   void work(int id);
+  template <class Done>
+  void wait_until(Done&& done);
 
   const int count_;
   const pid_t process_ = getpid();
@@ -114,10 +132,13 @@ class Team {
   std::mutex run_mutex_;
   const std::function<void(Lane&)>* body_ = nullptr;  // of the current region; null tells the workers to end
 
-  Gate region_;  // opens when a region begins
-  Gate passed_;  // opens when all lanes have arrived at a barrier
-  alignas(kCacheLine) std::atomic<int> arrived_{0};
-  alignas(kCacheLine) std::atomic<int64_t> next_chunk_{0};
+  uint32_t first_phase_ = 0;  // since the last barrier
+
+  Gate region_;                                         // opens when a region begins
+  Gate passed_;                                         // opens when a phase or a barrier is over
+  alignas(kCacheLine) std::atomic<int> arrived_{0};     // at a barrier
+  alignas(kCacheLine) std::atomic<uint32_t> round_{0};  // barriers so far
+  alignas(kCacheLine) std::atomic<uint64_t> word_{0};
 };
 
 void Team::start_workers() {
@@ -145,12 +166,12 @@ void Team::run(const std::function<void(Lane&)>& body) {
   run_lane(0);
 }
 
-// A region ends with a barrier of its own, which also leaves the chunk counter at 0 for the next one.
+// A region ends with a barrier of its own.
 void Team::run_lane(int id) noexcept {
   const DefaultFloatMode float_mode;
-  Lane lane(*this, id, count_);
+  Lane lane(*this, id, count_, first_phase_);
   (*body_)(lane);
-  barrier();
+  lane.barrier();
 }
 
 void Team::work(int id) {
@@ -161,18 +182,69 @@ void Team::work(int id) {
   }
 }
 
-void Team::barrier() {
-  const uint32_t seen = passed_.openings();
-  const bool is_last = count_ == 1 || arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_;
-  if (!is_last) return passed_.wait_past(seen, kBarrierSpin);
-  arrived_.store(0, std::memory_order_relaxed);
-  next_chunk_.store(0, std::memory_order_relaxed);
+bool Team::enter(uint32_t phase) {
+  uint64_t word = word_.load(std::memory_order_relaxed);
+  do {
+    if (PhaseWord::phase(word) != phase) {
+      std::atomic_thread_fence(std::memory_order_acquire);
+      return false;
+    }
+  } while (!word_.compare_exchange_weak(word, word + PhaseWord::kLane, std::memory_order_acquire,
+                                        std::memory_order_relaxed));
+  return true;
+}
+
+// The last of the lanes in a phase ends it, in the very step in which it leaves: nobody can enter in between.
+void Team::finish(uint32_t phase) {
+  uint64_t word = word_.load(std::memory_order_relaxed), next;
+  do {
+    const bool last = PhaseWord::lanes(word) == 1;
+    next = last ? PhaseWord::start_of(PhaseWord::after(phase)) : word - PhaseWord::kLane;
+  } while (!word_.compare_exchange_weak(word, next, std::memory_order_acq_rel, std::memory_order_relaxed));
+  if (PhaseWord::phase(next) == phase) {
+    return wait_until([&] { return PhaseWord::phase(word_.load(std::memory_order_acquire)) != phase; });
+  }
   if (count_ > 1) passed_.open();
 }
 
-void Lane::barrier() { team_.barrier(); }
+uint32_t Team::barrier() {
+  const uint32_t round = round_.load(std::memory_order_relaxed);
+  if (count_ > 1 && arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < count_) {
+    wait_until([&] { return round_.load(std::memory_order_acquire) != round; });
+    return first_phase_;
+  }
+  arrived_.store(0, std::memory_order_relaxed);
+  first_phase_ = PhaseWord::after(PhaseWord::phase(word_.load(std::memory_order_relaxed)));
+  word_.store(PhaseWord::start_of(first_phase_), std::memory_order_relaxed);
+  round_.store(round + 1, std::memory_order_release);
+  if (count_ > 1) passed_.open();
+  return first_phase_;
+}
 
-int64_t Lane::next_chunk() { return team_.next_chunk(); }
+// Looks between two openings, so that the one which makes `done` true is not missed.
+template <class Done>
+void Team::wait_until(Done&& done) {
+  for (;;) {
+    const uint32_t seen = passed_.openings();
+    if (done()) return;
+    passed_.wait_past(seen, kBarrierSpin);
+  }
+}
+
+bool Lane::enter() { return entered_ = entered_ || team_.enter(phase_); }
+
+int64_t Lane::next_chunk() { return enter() ? team_.next_chunk() : kNoChunk; }
+
+void Lane::finish() {
+  if (enter()) team_.finish(phase_);
+  phase_ = PhaseWord::after(phase_);
+  entered_ = false;
+}
+
+void Lane::barrier() {
+  phase_ = team_.barrier();
+  entered_ = false;
+}
 
 ThreadPool::ThreadPool(int n_threads) {
   if (n_threads < 1 || n_threads > kMaxThreads) {

@@ -90,7 +90,8 @@ std::shared_ptr<Work> argmax_rows(const Floats& x, py::array_t<int64_t, py::arra
   return std::make_shared<ArgmaxRows>(x.data(), rows, n, indices.mutable_data());
 }
 
-std::shared_ptr<Work> softmax_rows(const Floats& x, const Floats& max, Floats& y, Floats& sums) {
+std::shared_ptr<Work> softmax_rows(const Floats& x, const Floats& max, Floats& y,
+                                   py::array_t<double, py::array::c_style>& sums) {
   const auto [rows, n] = sizes_of(x, max, sums);
   if (sizes_of(y, max) != std::pair{rows, n}) fail(ErrorKind::kParameter, "y", "the shape of x", "another");
   return std::make_shared<SoftmaxRows>(x.data(), max.data(), rows, n, y.mutable_data(), sums.mutable_data());

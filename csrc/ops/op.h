@@ -97,11 +97,12 @@ class Check {
   const std::vector<Parameter>& parameters_;
 };
 
-// A value's rows in this step.
+// A value's rows in this step. Of a matmul's output with row_max only the maxima are wanted: it has no data.
 struct Operand {
   void* data = nullptr;
   Value type;
   int64_t rows = 0;
+  RowMax* row_max = nullptr;  // [lanes, rows]
 
   float* floats() const { return static_cast<float*>(data); }  // [rows, type.width]
   ActivationView quantized() const { return activation_view(data, rows, type.width, type.format); }
@@ -138,12 +139,13 @@ struct Worker {
   }
 };
 
-// Neither run allocates, throws or waits: the executor puts a barrier behind every instruction.
+// Neither run allocates, throws or waits: the executor ends a phase behind every instruction. All work is shared out in
+// chunks, for a lane that comes late finds the phase over and leaves the instruction out.
 struct Op {
   const char* name;
   void (*check)(const Check&);
   void (*run)(const Call&, Worker&);
-  bool replicable = false;  // so cheap for a few rows that every lane had better do it alone than wait for the others
+  bool replicable = false;  // so cheap for a row that every lane had better do it alone than wait for the others
 };
 const Op& op(OpKind kind);
 

@@ -1,5 +1,6 @@
 #include "program/executor.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace jiffy {
@@ -17,6 +18,28 @@ int64_t scratch_floats(const Program& program) {
   return (floats + 15) / 16 * 16;
 }
 
+bool ends_in_matmul(const Program& program) {
+  const auto has_result = [&](const std::vector<int>& values) {
+    return std::find(values.begin(), values.end(), program.result()) != values.end();
+  };
+  const std::vector<Instruction>& all = program.instructions();
+  return std::all_of(all.begin(), all.end(), [&](const Instruction& at) {
+    return !has_result(at.inputs) && (at.op == OpKind::kMatmul || !has_result(at.outputs));
+  });
+}
+
+// Lanes take slabs in ascending order, but each any of them: equal ones go by number.
+int32_t likeliest(const std::vector<RowMax>& row_max, size_t row, size_t rows) {
+  RowMax best;
+  for (size_t i = row; i < row_max.size(); i += rows) {
+    const RowMax& lane = row_max[i];
+    if (lane.magnitude >= kInfinityBits) return -1;
+    const bool first = lane.largest == best.largest && lane.index < best.index;
+    if (lane.index >= 0 && (lane.largest > best.largest || first)) best = lane;
+  }
+  return best.index;
+}
+
 }  // namespace
 
 Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, const Kernels& kernels)
@@ -24,29 +47,31 @@ Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, con
       pool_(pool),
       kernels_(kernels),
       plan_(plan_buffers(*program_)),
-      replicable_(program_->values().size(), false),
+      finds_likeliest_(ends_in_matmul(*program_)),
+      own_(program_->values().size(), false),
       operands_(static_cast<size_t>(pool.size()), std::vector<Operand>(program_->values().size())),
       offsets_(plan_.slots.size()),
       scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats(*program_) * pool.size()) * sizeof(float),
                                 "attention scratch")) {
-  for (const Instruction& at : program_->instructions()) {
-    for (const int v : at.outputs) {
-      replicable_[static_cast<size_t>(v)] = op(at.op).replicable && v != program_->result();
-    }
+  for (size_t i = 0; i < plan_.replicated.size(); ++i) {
+    for (const int v : program_->instructions()[i].outputs) own_[static_cast<size_t>(v)] = plan_.replicated[i];
   }
 }
 
 // Places the slots of this step in an arena, and grows the arenas' memory if the step is the largest so far.
-void Executor::lay_out(const BatchView& batch, bool replicated) {
+void Executor::lay_out(const Step& step) {
   arena_bytes_ = 0;
   for (size_t s = 0; s < plan_.slots.size(); ++s) {
     offsets_[s] = arena_bytes_;
-    arena_bytes_ += plan_.slots[s].bytes(batch.n_tokens, batch.n_outputs);
+    arena_bytes_ += plan_.slots[s].bytes(step.batch.n_tokens, step.batch.n_outputs);
   }
-  const auto bytes = static_cast<size_t>(arena_bytes_ * (replicated ? pool_.size() + 1 : 1));
-  if (bytes <= arena_.size()) return;
-  arena_ = Buffer();  // first the old memory back, then the new
-  arena_ = Buffer::allocate(bytes, "buffers of a step of " + std::to_string(batch.n_tokens) + " tokens");
+  const auto bytes = static_cast<size_t>(arena_bytes_ * (step.replicated ? pool_.size() + 1 : 1));
+  if (bytes > arena_.size()) {
+    arena_ = Buffer();  // first the old memory back, then the new
+    arena_ = Buffer::allocate(bytes, "buffers of a step of " + std::to_string(step.batch.n_tokens) + " tokens");
+  }
+  if (step.wanted.likeliest == nullptr) return;
+  row_max_.assign(static_cast<size_t>(step.batch.n_outputs * pool_.size()), RowMax());
 }
 
 // Gives every value its rows and its place for this step, as `lane` sees it.
@@ -58,21 +83,27 @@ void Executor::bind(const Step& step, int lane) {
     const Value& type = program_->values()[v];
     const int64_t rows = type.space == Space::kTokens ? step.batch.n_tokens : step.batch.n_outputs;
     const int slot = plan_.slot_of[v];
-    void* const data = slot < 0 ? static_cast<void*>(step.result)
-                                : (replicable_[v] ? own : shared) + offsets_[static_cast<size_t>(slot)];
+    void* const data = slot < 0 ? static_cast<void*>(step.wanted.logits)
+                                : (own_[v] ? own : shared) + offsets_[static_cast<size_t>(slot)];
     operands[v] = {data, type, rows};
   }
+  if (step.wanted.likeliest == nullptr) return;
+  operands[static_cast<size_t>(program_->result())].row_max = row_max_.data();
 }
 
-bool Executor::run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted,
+bool Executor::run(const BatchView& batch, const KvLayout& kv, Wanted wanted, const Interrupted& interrupted,
                    const Observer& observer) {
   const bool replicated = pool_.size() > 1 && batch.n_tokens <= kReplicatedTokens;
-  lay_out(batch, replicated);
-  const size_t n = program_->instructions().size();
-  last_ = n;
-  const Step step{batch, kv, result, replicated, interrupted, observer};
+  const Step step{batch, kv, wanted, replicated, interrupted, observer};
+  lay_out(step);
+  last_ = SIZE_MAX;
   pool_.run([&](Lane& lane) { run_lane(step, lane); });
-  return last_ == n;
+  if (last_ != SIZE_MAX) return false;
+  if (wanted.likeliest != nullptr) {
+    const size_t rows = static_cast<size_t>(batch.n_outputs);
+    for (size_t row = 0; row < rows; ++row) wanted.likeliest[row] = likeliest(row_max_, row, rows);
+  }
+  return true;
 }
 
 void Executor::run_lane(const Step& step, Lane& lane) {
@@ -83,22 +114,23 @@ void Executor::run_lane(const Step& step, Lane& lane) {
   for (size_t i = 0; i < instructions.size(); ++i) {
     const Call call{instructions[i], operands_[static_cast<size_t>(lane.id())], program_->parameters(), step.batch,
                     step.kv};
+    worker.alone = step.replicated && plan_.replicated[i];
     const auto started = step.observer ? Clock::now() : Clock::time_point();
-    worker.alone = step.replicated && op(call.at.op).replicable && call.at.outputs[0] != program_->result();
-    op(call.at.op).run(call, worker);
-    if (worker.alone && !step.observer) continue;  // nobody waits for a result that every lane has
-    // Lane 0 decides before the barrier and all lanes look behind it. A lane that looks late may see what lane 0
-    // decided at the next instruction already; by its number they still leave at the same one.
+    if (lane.enter()) op(call.at.op).run(call, worker);
     if (lane.id() == 0 && step.interrupted && Clock::now() >= next_poll) {
       if (step.interrupted()) last_.store(i, std::memory_order_relaxed);
       next_poll = Clock::now() + kPollInterval;
     }
-    lane.barrier();
     if (step.observer) {
+      lane.barrier();
       if (lane.id() == 0) step.observer({i, call, std::chrono::duration<double>(Clock::now() - started).count()});
-      lane.barrier();  // nobody overwrites what it looks at
+      lane.barrier();            // nobody overwrites what it looks at
+    } else if (!worker.alone) {  // nobody waits for a result that every lane has
+      lane.finish();
     }
-    if (last_.load(std::memory_order_relaxed) == i) return;
+    // Watched, lanes meet behind every instruction and leave at the same one, by its number; else each when it sees it.
+    const size_t last = last_.load(std::memory_order_relaxed);
+    if (step.observer ? last == i : last <= i) return;
   }
 }
 

@@ -26,6 +26,20 @@ struct Observation {
 // Called on the calling thread behind every instruction, while all other lanes wait; must not throw.
 using Observer = std::function<void(const Observation&)>;
 
+// What a step is run for.
+struct Wanted {
+  float* logits = nullptr;       // [n_outputs, program.result_width()]
+  int32_t* likeliest = nullptr;  // instead of logits, if Executor::finds_likeliest(): [n_outputs], the lowest number of
+                                 // a row's largest logit, or -1 if one of them is NaN or infinite
+
+  Wanted(float* logits) : logits(logits) {}
+  static Wanted only_likeliest(int32_t* numbers) {
+    Wanted wanted(nullptr);
+    wanted.likeliest = numbers;
+    return wanted;
+  }
+};
+
 class Executor {
  public:
   // `program` must be validated; the pool and the kernels are borrowed.
@@ -34,9 +48,12 @@ class Executor {
   // The shape that the KV cache must have; all zero for a program without attention.
   KvLayout kv_shape() const { return program_->kv_shape(); }
 
-  // result: [n_outputs, program.result_width()]. False if `interrupted` ended the step: the KV of its positions is then
+  // Whether the program ends in a matmul, which can tell the likeliest without storing logits.
+  bool finds_likeliest() const { return finds_likeliest_; }
+
+  // False if `interrupted` ended the step: the KV of its positions is then
   // undefined, everything else as before. Throws kOutOfMemory (before anything is computed) and kFork.
-  bool run(const BatchView& batch, const KvLayout& kv, float* result, const Interrupted& interrupted,
+  bool run(const BatchView& batch, const KvLayout& kv, Wanted wanted, const Interrupted& interrupted,
            const Observer& observer = {});
 
  private:
@@ -44,13 +61,13 @@ class Executor {
   struct Step {
     const BatchView& batch;
     const KvLayout& kv;
-    float* result;
+    Wanted wanted;
     bool replicated;  // every lane has an arena of its own for what replicable instructions make
     const Interrupted& interrupted;
     const Observer& observer;
   };
 
-  void lay_out(const BatchView& batch, bool replicated);
+  void lay_out(const Step& step);
   void bind(const Step& step, int lane);
   void run_lane(const Step& step, Lane& lane);
 
@@ -58,13 +75,15 @@ class Executor {
   ThreadPool& pool_;
   const Kernels& kernels_;
   const Plan plan_;
-  std::vector<bool> replicable_;                // [values]: made by a replicable instruction
+  const bool finds_likeliest_;
+  std::vector<bool> own_;                       // [values]: made by an instruction that is replicated in small steps
   std::vector<std::vector<Operand>> operands_;  // [lanes][values], of the current step
+  std::vector<RowMax> row_max_;                 // [lanes, n_outputs], where the likeliest are wanted
   std::vector<int64_t> offsets_;                // [slots], in an arena
   int64_t arena_bytes_ = 0;
   Buffer arena_;              // the slots of plan_; in a replicated step, once more for each lane
   Buffer scratch_;            // one piece a lane
-  std::atomic<size_t> last_;  // the instruction behind which every lane leaves
+  std::atomic<size_t> last_;  // the instruction behind which lanes leave
 };
 
 }  // namespace jiffy

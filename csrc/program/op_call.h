@@ -77,14 +77,15 @@ class ArgmaxRows : public Work {
 };
 class SoftmaxRows : public Work {
  public:
-  SoftmaxRows(const float* x, const float* max, int64_t rows, int64_t n, float* y, float* sums)  // max, sums: [rows]
+  SoftmaxRows(const float* x, const float* max, int64_t rows, int64_t n, float* y, double* sums)  // max, sums: [rows]
       : x_(x), max_(max), rows_(rows), n_(n), y_(y), sums_(sums) {}
   void run(Worker& worker) const override;
 
  private:
   const float *x_, *max_;
   int64_t rows_, n_;
-  float *y_, *sums_;
+  float* y_;
+  double* sums_;
 };
 
 // Does each of `work` in turn, `repeats` times over, in one parallel region; returns the seconds that it took.

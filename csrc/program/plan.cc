@@ -13,17 +13,35 @@ int64_t& row_bytes(Plan::Slot& slot, Space space) {
   return space == Space::kTokens ? slot.token_row_bytes : slot.output_row_bytes;
 }
 
-// The values whose slots are free again behind each instruction: those that nobody reads later. Behind a replicable one
-// there may be no barrier, so that a slow lane still reads what a fast one has done with: its inputs stay until the
-// next.
-std::vector<std::vector<int>> ends_of_lives(const Program& program) {
+// Which instructions every lane may do alone: what they make is read before the next one that is shared has ended.
+std::vector<bool> replicated(const Program& program) {
+  const std::vector<Instruction>& instructions = program.instructions();
+  std::vector<size_t> last_read(program.values().size(), 0);
+  for (size_t i = 0; i < instructions.size(); ++i) {
+    for (const int v : instructions[i].inputs) last_read[static_cast<size_t>(v)] = i;
+  }
+  std::vector<bool> replicated(instructions.size());
+  size_t shared = 0;  // the next instruction that is
+  for (size_t i = instructions.size(); i-- > 0;) {
+    const std::vector<int>& made = instructions[i].outputs;
+    replicated[i] = op(instructions[i].op).replicable && std::all_of(made.begin(), made.end(), [&](int v) {
+                      return v != program.result() && last_read[static_cast<size_t>(v)] <= shared;
+                    });
+    if (!replicated[i]) shared = i;
+  }
+  return replicated;
+}
+
+// The values whose slots are free again behind each instruction: those that nobody reads later. What a replicated one
+// reads, slow lanes may still read when a fast one is done: it stays until the next that is shared.
+std::vector<std::vector<int>> ends_of_lives(const Program& program, const std::vector<bool>& replicated) {
   const std::vector<Instruction>& instructions = program.instructions();
   std::vector<size_t> last(program.values().size(), 0);
-  size_t barrier = instructions.size();
+  size_t shared = instructions.size();
   for (size_t i = instructions.size(); i-- > 0;) {
-    if (!op(instructions[i].op).replicable) barrier = i;
+    if (!replicated[i]) shared = i;
     for (const std::vector<int>* list : {&instructions[i].inputs, &instructions[i].outputs}) {
-      for (const int v : *list) last[static_cast<size_t>(v)] = std::max(last[static_cast<size_t>(v)], barrier);
+      for (const int v : *list) last[static_cast<size_t>(v)] = std::max(last[static_cast<size_t>(v)], shared);
     }
   }
   std::vector<std::vector<int>> ends(instructions.size() + 1);
@@ -62,8 +80,9 @@ int64_t Plan::Slot::bytes(int64_t n_tokens, int64_t n_outputs) const {
 }
 
 Plan plan_buffers(const Program& program) {
-  const std::vector<std::vector<int>> ends = ends_of_lives(program);
   Plan plan;
+  plan.replicated = replicated(program);
+  const std::vector<std::vector<int>> ends = ends_of_lives(program, plan.replicated);
   plan.slot_of.assign(program.values().size(), -1);
   std::vector<bool> busy;
   for (size_t i = 0; i < program.instructions().size(); ++i) {

@@ -50,7 +50,8 @@ class Program {
 // The same results, bit for bit, in fewer instructions (fuse.cc).
 ProgramSpec fuse(const Program& program);
 
-// Which buffer each value uses (plan.cc): values whose lives don't overlap share one.
+// Which buffer each value uses (plan.cc): values whose lives don't overlap share one. And which instructions of a small
+// step are replicated: every lane does them alone, for the next shared one, instead of waiting for the others.
 struct Plan {
   struct Slot {
     int64_t token_row_bytes = 0, output_row_bytes = 0;  // the most that any of its values needs
@@ -58,6 +59,7 @@ struct Plan {
   };
   std::vector<int> slot_of;  // [values]; -1: the result, which the caller owns
   std::vector<Slot> slots;
+  std::vector<bool> replicated;  // [instructions]
 };
 Plan plan_buffers(const Program& program);
 

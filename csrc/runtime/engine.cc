@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <exception>
+#include <iterator>
 #include <limits>
 #include <string>
 
@@ -54,7 +56,7 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
              options_.prefix_cache),
       scheduler_(cache_.pool(), options_.max_batch, options_.prefill_chunk,
                  [this](int32_t from, int32_t to) { cache_.copy_block(from, to); }),
-      sampler_(kernels_),
+      choosers_(static_cast<size_t>(pool_->size()), Chooser(kernels_)),
       log_softmax_(kernels_) {}
 
 // The lock could have been held by a thread that fork() did not copy: the process is checked first.
@@ -108,32 +110,43 @@ int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t 
   return id;
 }
 
-// The token behind a sequence whose tokens are all computed. The logits are as before afterwards.
-TokenEvent Engine::choose(const Sequence& s, float* logits) {
-  TokenEvent event;
-  event.request = s.id;
-  penalties_.apply(logits, vocab_size(), s.params, s.tokens, s.n_prompt);
-  const std::optional<int32_t> token = sampler_.sample(logits, vocab_size(), s.params, s.n_generated());
-  penalties_.restore(logits);
-  if (!token) {
-    event.reason = FinishReason::kError;
-    event.error = std::make_shared<const Error>(ErrorKind::kFormat, "logits", "finite numbers",
-                                                "NaN or infinity: the weights overflow");
-    return event;
+// The events of the sequences whose logits are the rows of logits_, a row's children behind it. A lane takes a row at a
+// time; what one of them throws is thrown when all are done.
+std::vector<TokenEvent> Engine::choose(const std::vector<const Sequence*>& rows) {
+  std::vector<std::vector<TokenEvent>> of_row(rows.size());
+  std::vector<std::exception_ptr> thrown(choosers_.size());
+  pool_->run([&](Lane& lane) {
+    Chooser& chooser = choosers_[static_cast<size_t>(lane.id())];
+    const auto choose_row = [&](size_t r) {
+      float* logits = logits_.as<float>() + static_cast<int64_t>(r) * vocab_size();
+      of_row[r].push_back(chooser.choose(*rows[r], logits, vocab_size(), options_.context));
+      for (const auto& [id, child] : rows[r]->children) {
+        of_row[r].push_back(chooser.choose(*child, logits, vocab_size(), options_.context));
+      }
+    };
+    try {
+      for (size_t r; (r = static_cast<size_t>(lane.next_chunk())) < rows.size();) choose_row(r);
+    } catch (...) {
+      thrown[static_cast<size_t>(lane.id())] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& e : thrown) {
+    if (e) std::rethrow_exception(e);
   }
-  event.token = *token;
-  if (s.params.logprobs >= 0) {
-    log_softmax_.read(logits, vocab_size());
-    event.logprob = log_softmax_.of(*token);
-    event.top_logprobs = log_softmax_.top(s.params.logprobs);
+  std::vector<TokenEvent> events;
+  for (std::vector<TokenEvent>& some : of_row) std::move(some.begin(), some.end(), std::back_inserter(events));
+  return events;
+}
+
+// The same where the largest logits are known, and all that matters.
+std::vector<TokenEvent> Engine::likeliest(const std::vector<const Sequence*>& rows) const {
+  std::vector<TokenEvent> events;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto token = likeliest_[r] < 0 ? std::nullopt : std::optional(likeliest_[r]);
+    events.push_back(token_event(*rows[r], token, options_.context));
+    for (const auto& [id, child] : rows[r]->children) events.push_back(token_event(*child, token, options_.context));
   }
-  const std::vector<int32_t>& stops = s.params.stop_ids;
-  if (!s.params.ignore_eos && std::find(stops.begin(), stops.end(), *token) != stops.end()) {
-    event.reason = FinishReason::kStop;
-  } else if (s.n_generated() + 1 >= s.params.max_tokens || s.n_tokens() >= options_.context) {
-    event.reason = FinishReason::kLength;
-  }
-  return event;
+  return events;
 }
 
 // Allocates nothing, so that a step is done for all of its sequences or for none.
@@ -165,16 +178,21 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
   const Batch batch(slices);
-  reserve_logits(batch.n_outputs());
-  if (!executor_.run(batch.view(), cache_.layout(), logits_.as<float>(), interrupted, observer)) throw Interruption();
-  std::vector<TokenEvent> events;
-  float* row = logits_.as<float>();
+  std::vector<const Sequence*> rows;  // children's parameters are their parent's, but for the seed
   for (const Slice& slice : slices) {
-    if (!slice.output) continue;
-    events.push_back(choose(*slice.sequence, row));
-    for (const auto& [id, child] : slice.sequence->children) events.push_back(choose(*child, row));
-    row += vocab_size();
+    if (slice.output) rows.push_back(slice.sequence);
   }
+  const bool without_logits = executor_.finds_likeliest() && std::all_of(rows.begin(), rows.end(), [](auto* s) {
+                                return s->params.wants_likeliest();
+                              });
+  if (without_logits) {
+    likeliest_.resize(rows.size());
+  } else {
+    reserve_logits(batch.n_outputs());
+  }
+  const Wanted wanted = without_logits ? Wanted::only_likeliest(likeliest_.data()) : Wanted(logits_.as<float>());
+  if (!executor_.run(batch.view(), cache_.layout(), wanted, interrupted, observer)) throw Interruption();
+  std::vector<TokenEvent> events = without_logits ? likeliest(rows) : choose(rows);
   commit(slices, events);
   return events;
 }

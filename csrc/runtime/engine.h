@@ -10,9 +10,8 @@
 #include "base/error.h"
 #include "program/executor.h"
 #include "runtime/batch.h"
+#include "runtime/chooser.h"
 #include "runtime/kv_cache.h"
-#include "runtime/log_softmax.h"
-#include "runtime/penalties.h"
 #include "runtime/scheduler.h"
 
 namespace jiffy {
@@ -23,17 +22,6 @@ struct EngineOptions {
   int64_t prefill_chunk = 512;  // prompt tokens in a step
   KvType kv_type = KvType::kF32;
   bool prefix_cache = true;  // a prompt that begins as one before takes over its keys and values
-};
-
-enum class FinishReason : uint8_t { kNone, kStop, kLength, kError };
-
-struct TokenEvent {
-  int64_t request = 0;
-  int32_t token = 0;
-  FinishReason reason = FinishReason::kNone;
-  std::shared_ptr<const Error> error;  // for kError: this request failed, the others go on
-  std::optional<float> logprob;        // as SamplingParams::logprobs asks; before penalties and temperature
-  std::vector<std::pair<int32_t, float>> top_logprobs;
 };
 
 // A step that the caller's `interrupted` ended; every sequence is as it was before.
@@ -83,7 +71,8 @@ class Engine {
   void check_tokens(const std::vector<int32_t>& tokens) const;
   std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params);
   void reserve_logits(int64_t n_outputs);
-  TokenEvent choose(const Sequence& sequence, float* logits);
+  std::vector<TokenEvent> choose(const std::vector<const Sequence*>& rows);
+  std::vector<TokenEvent> likeliest(const std::vector<const Sequence*>& rows) const;
   template <class Place, class Done>
   void compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
                      const Observer& observer, Place&& place, Done&& done);
@@ -97,10 +86,10 @@ class Engine {
   Executor executor_;
   KVCache cache_;
   Scheduler scheduler_;
-  Sampler sampler_;
-  Penalties penalties_;
+  std::vector<Chooser> choosers_;  // one a lane
   LogSoftmax log_softmax_;
-  Buffer logits_;  // [outputs of the largest step so far, vocab_size]
+  Buffer logits_;                   // [outputs of the largest step that needed them so far, vocab_size]
+  std::vector<int32_t> likeliest_;  // [outputs] of a step that needs no logits
   int64_t next_id_ = 0;
   mutable std::mutex mutex_;
 };

@@ -15,11 +15,8 @@ void LogSoftmax::read(const float* logits, int64_t vocab_size) {
     max_ = std::numeric_limits<double>::quiet_NaN();
     return;
   }
-  exponentials_.resize(static_cast<size_t>(vocab_size));
-  float sum = 0.0f;
-  kernels_.softmax({logits, exponentials_.data(), vocab_size, logits[best], 1.0f, &sum});
   double total = 0.0;
-  for (const float e : exponentials_) total += e;
+  kernels_.softmax({logits, nullptr, vocab_size, logits[best], 1.0f, &total});
   max_ = logits[best];
   log_sum_ = std::log(total);
 }

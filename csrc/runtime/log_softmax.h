@@ -9,8 +9,8 @@
 
 namespace jiffy {
 
-// log softmax(x)[i] = x[i] - max(x) - log(sum(exp(x - max(x)))) of one row of logits. The exponentials are the
-// kernels', everything else is in double, so that all instruction sets agree.
+// log softmax(x)[i] = x[i] - max(x) - log(sum(exp(x - max(x)))) of one row of logits. The kernels take the
+// exponentials and add them in double, so that all instruction sets agree.
 class LogSoftmax {
  public:
   explicit LogSoftmax(const Kernels& kernels) : kernels_(kernels) {}
@@ -26,7 +26,6 @@ class LogSoftmax {
 
  private:
   const Kernels& kernels_;
-  std::vector<float> exponentials_;  // [vocab_size]
   const float* logits_ = nullptr;
   int64_t vocab_size_ = 0;
   double max_ = 0.0, log_sum_ = 0.0;

@@ -22,8 +22,8 @@ float penalised(float logit, int32_t count, const SamplingParams& p) {
 void Penalties::apply(float* logits, int64_t vocab_size, const SamplingParams& params,
                       const std::vector<int32_t>& tokens, int64_t n_prompt) {
   touched_.clear();
+  if (!params.penalises()) return;
   const bool of_prompt = params.repetition_penalty != 1.0f;
-  if (!of_prompt && params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f) return;
   counts_.resize(static_cast<size_t>(vocab_size), kUnseen);
   touched_.reserve(tokens.size());  // so that nothing throws while counts_ is in use
   const size_t prompt = static_cast<size_t>(n_prompt);

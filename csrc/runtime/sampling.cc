@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 #include <string>
 
 #include "base/error.h"
@@ -10,8 +12,7 @@
 namespace jiffy {
 namespace {
 
-constexpr float kGreedyBelow = 1e-4f;
-constexpr size_t kFirstSorted = 64;  // most nuclei are smaller
+constexpr float kSmallWeight = 32.0f;  // below e^-32 of the largest, a weight is hardly ever drawn
 
 void require(bool condition, const char* field, const char* expected, const std::string& found) {
   if (!condition) fail(ErrorKind::kParameter, field, expected, found);
@@ -21,16 +22,14 @@ double uniform(uint64_t seed, int64_t counter) {  // [0, 1)
   return static_cast<double>(splitmix64(splitmix64(seed) + static_cast<uint64_t>(counter)) >> 11) * 0x1p-53;
 }
 
-// The first id at which the running sum of weights passes `target`.
-int32_t walk(const std::vector<float>& weights, const int32_t* ids, size_t count, double target) {
+// The first number at which the running sum of weights passes `target`.
+int32_t walk(const std::vector<float>& weights, double target) {
   double sum = 0.0;
   int32_t last = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const int32_t id = ids == nullptr ? static_cast<int32_t>(i) : ids[i];
-    const double weight = weights[static_cast<size_t>(id)];
-    if (weight == 0.0) continue;
-    sum += weight;
-    last = id;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] == 0.0f) continue;
+    sum += weights[i];
+    last = static_cast<int32_t>(i);
     if (sum > target) break;
   }
   return last;
@@ -58,53 +57,62 @@ uint64_t completion_seed(uint64_t seed, int64_t index) {
   return index == 0 ? seed : splitmix64(splitmix64(seed) + static_cast<uint64_t>(index));
 }
 
-void Sampler::sort_front(size_t count) {
-  const auto likelier = [this](int32_t a, int32_t b) {
-    const float wa = weights_[static_cast<size_t>(a)], wb = weights_[static_cast<size_t>(b)];
-    return wa != wb ? wa > wb : a < b;
-  };
-  const auto end = ids_.begin() + static_cast<std::ptrdiff_t>(count);
-  if (count < ids_.size()) std::nth_element(ids_.begin(), end, ids_.end(), likelier);
-  std::sort(ids_.begin(), end, likelier);
+// The top_k likeliest, by id. As many blocks of logits as they are have a maximum that reaches `least`, so all of them
+// do.
+void Sampler::take_top(const float* logits, int64_t vocab_size, size_t count) {
+  float least = -std::numeric_limits<float>::max();
+  if (count <= maxima_.size()) {
+    kept_logits_ = maxima_;
+    const auto last = kept_logits_.begin() + static_cast<std::ptrdiff_t>(count) - 1;
+    std::nth_element(kept_logits_.begin(), last, kept_logits_.end(), std::greater<>());
+    least = *last;
+  }
+  ids_.clear();
+  for (size_t block = 0; block < maxima_.size(); ++block) {
+    if (maxima_[block] < least) continue;
+    const int64_t begin = static_cast<int64_t>(block) * kMaxBlock;
+    for (int64_t id = begin; id < std::min(begin + kMaxBlock, vocab_size); ++id) {
+      if (logits[id] >= least) ids_.push_back(static_cast<int32_t>(id));
+    }
+  }
+  if (count < ids_.size()) {
+    std::nth_element(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(count), ids_.end(),
+                     [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+    ids_.resize(count);
+    std::sort(ids_.begin(), ids_.end());
+  }
+  kept_logits_.clear();
+  for (const int32_t id : ids_) kept_logits_.push_back(logits[id]);
 }
 
-size_t Sampler::keep(const SamplingParams& p, double total, double& mass) {
-  const size_t most = p.top_k > 0 ? std::min(ids_.size(), static_cast<size_t>(p.top_k)) : ids_.size();
-  for (size_t sorted = std::min(most, p.top_k > 0 ? most : kFirstSorted);; sorted = std::min(most, sorted * 8)) {
-    sort_front(sorted);
-    if (p.top_k > 0) {
-      total = 0.0;
-      for (size_t i = 0; i < sorted; ++i) total += weights_[static_cast<size_t>(ids_[i])];
-    }
-    mass = 0.0;
-    for (size_t i = 0; i < sorted; ++i) {
-      const float weight = weights_[static_cast<size_t>(ids_[i])];
-      if (i > 0 && (weight < p.min_p || mass >= static_cast<double>(p.top_p) * total)) return i;
-      mass += weight;
-    }
-    if (sorted == most) return most;
+// The number of one of `logits`, of which the largest is `max`.
+int32_t Sampler::draw(const float* logits, int64_t count, float max, const SamplingParams& p, double u) {
+  weights_.resize(static_cast<size_t>(count));
+  double total = 0.0;
+  kernels_.softmax({logits, weights_.data(), count, max, 1.0f / p.temperature, &total});
+  if (p.keeps_all()) return walk(weights_, u * total);
+  if (p.min_p > 0.0f) {
+    for (float& w : weights_) w = w < p.min_p ? 0.0f : w;
   }
+  ranking_.read(logits, weights_.data(), count, kSmallWeight * p.temperature);
+  const double most = std::numeric_limits<double>::infinity();
+  const double limit = p.top_p < 1.0f ? std::nextafter(static_cast<double>(p.top_p) * total, 0.0) : most;
+  return ranking_.first_above(u * ranking_.first_above(limit).sum).number;
 }
 
 std::optional<int32_t> Sampler::sample(const float* logits, int64_t vocab_size, const SamplingParams& p,
                                        int64_t n_generated) {
+  const bool few = p.top_k > 0 && !p.greedy();
+  if (few) maxima_.resize(static_cast<size_t>((vocab_size + kMaxBlock - 1) / kMaxBlock));
   int64_t best = -1;
-  kernels_.argmax({logits, vocab_size, &best});
+  kernels_.argmax({logits, vocab_size, &best, few ? maxima_.data() : nullptr});
   if (best < 0) return {};
-  if (p.temperature < kGreedyBelow) return static_cast<int32_t>(best);
-  const size_t n = static_cast<size_t>(vocab_size);
-  weights_.resize(n);
-  float sum = 0.0f;
-  kernels_.softmax({logits, weights_.data(), vocab_size, logits[best], 1.0f / p.temperature, &sum});
-  double total = 0.0;
-  for (const float w : weights_) total += w;
+  if (p.greedy()) return static_cast<int32_t>(best);
   const double u = uniform(p.seed, n_generated);
-  if (p.top_k == 0 && p.top_p == 1.0f && p.min_p == 0.0f) return walk(weights_, nullptr, n, u * total);
-  ids_.resize(n);
-  for (size_t i = 0; i < n; ++i) ids_[i] = static_cast<int32_t>(i);
-  double mass = 0.0;
-  const size_t kept = keep(p, total, mass);
-  return walk(weights_, ids_.data(), kept, u * mass);
+  if (!few) return draw(logits, vocab_size, logits[best], p, u);
+  take_top(logits, vocab_size, static_cast<size_t>(std::min(p.top_k, vocab_size)));
+  const int64_t count = static_cast<int64_t>(ids_.size());
+  return ids_[static_cast<size_t>(draw(kept_logits_.data(), count, logits[best], p, u))];
 }
 
 }  // namespace jiffy

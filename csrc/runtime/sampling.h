@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/kernels.h"
+#include "runtime/ranking.h"
 
 namespace jiffy {
 
@@ -24,6 +25,12 @@ struct SamplingParams {
   std::vector<int32_t> stop_ids = {};  // end-of-sequence tokens
 
   void validate() const;  // throws Error kParameter naming the field
+
+  bool greedy() const { return temperature < 1e-4f; }
+  bool keeps_all() const { return top_k == 0 && top_p == 1.0f && min_p == 0.0f; }
+  bool penalises() const { return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f; }
+  // The largest logit's number decides, and nothing else is asked about logits.
+  bool wants_likeliest() const { return greedy() && !penalises() && logprobs < 0; }
 };
 
 inline constexpr int64_t kMostLogprobs = 20;
@@ -31,9 +38,8 @@ inline constexpr int64_t kMostLogprobs = 20;
 // The seed of completion `index` of a request for several; that of number 0 is the request's own.
 uint64_t completion_seed(uint64_t seed, int64_t index);
 
-// Top-k, top-p and min-p each keep the beginning of the tokens in the order of their probability (equal ones by id), so
-// the shortest beginning counts; top-p is a share of what top-k leaves. Only the likeliest are sorted, about as many
-// as are kept: a whole vocabulary takes milliseconds.
+// Top-k, top-p and min-p each keep the beginning of the tokens in the order of their logits (equal ones by id), so the
+// shortest beginning counts; top-p is a share of what top-k leaves. No vocabulary is ever sorted (runtime/ranking.h).
 class Sampler {
  public:
   explicit Sampler(const Kernels& kernels) : kernels_(kernels) {}
@@ -44,14 +50,15 @@ class Sampler {
                                 int64_t n_generated);
 
  private:
-  // Sorts the likeliest `count` of ids_ to the front.
-  void sort_front(size_t count);
-  // How many of the sorted ids_ are kept; their weights' sum goes to `mass`.
-  size_t keep(const SamplingParams& params, double total, double& mass);
+  void take_top(const float* logits, int64_t vocab_size, size_t count);
+  int32_t draw(const float* logits, int64_t count, float max, const SamplingParams& params, double u);
 
   const Kernels& kernels_;
-  std::vector<float> weights_;  // [vocab_size] exp((logit - max) / temperature)
-  std::vector<int32_t> ids_;
+  std::vector<float> maxima_;       // of the blocks of logits
+  std::vector<int32_t> ids_;        // [top_k] that are left, ascending
+  std::vector<float> kept_logits_;  // [top_k] theirs
+  std::vector<float> weights_;      // exp((logit - max) / temperature), of all or of these
+  Ranking ranking_;
 };
 
 }  // namespace jiffy

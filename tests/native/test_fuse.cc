@@ -28,14 +28,14 @@ std::vector<std::string> op_names(const ProgramSpec& spec) {
 }
 
 // Plays the plan: nothing is written into a slot that holds a value which is still to be read, this instruction
-// included; and what a replicable instruction reads, slow lanes may read until the next one that is not.
+// included; and what a replicated instruction reads, slow lanes may read until the next one that is not.
 void check_plan(const Program& program) {
   const Plan plan = plan_buffers(program);
   const std::vector<Instruction>& all = program.instructions();
   std::vector<size_t> last_read(program.values().size(), 0);
   for (size_t i = 0; i < all.size(); ++i) {
     size_t until = i;
-    while (until < all.size() && op(all[until].op).replicable) ++until;
+    while (until < all.size() && plan.replicated[until]) ++until;
     for (const int v : all[i].inputs) last_read[static_cast<size_t>(v)] = until;
   }
   std::vector<int> live;
@@ -55,6 +55,13 @@ void check_plan(const Program& program) {
     most_live = std::max(most_live, live.size());
   }
   CHECK(plan.slots.size() <= most_live);
+  for (size_t i = 0; i < all.size(); ++i) {  // nobody reads what a lane that came late has not made
+    if (!plan.replicated[i]) continue;
+    const size_t shared = static_cast<size_t>(
+        std::find(plan.replicated.begin() + static_cast<std::ptrdiff_t>(i), plan.replicated.end(), false) -
+        plan.replicated.begin());
+    for (const int v : all[i].outputs) CHECK(last_read[static_cast<size_t>(v)] <= shared);
+  }
 }
 
 // Sums of random earlier values, some of which nobody reads.

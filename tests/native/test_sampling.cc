@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/splitmix.h"
 #include "check.h"
 #include "kernels/cpu/select.h"
 #include "runtime/sampling.h"
@@ -90,8 +91,6 @@ std::vector<SamplingParams> combinations() {
   return all;
 }
 
-bool keeps_all(const SamplingParams& p) { return p.top_k == 0 && p.top_p == 1.0f && p.min_p == 0.0f; }
-
 std::string describe(const SamplingParams& p, size_t n) {
   return "temperature " + std::to_string(p.temperature) + " top_k " + std::to_string(p.top_k) + " top_p " +
          std::to_string(p.top_p) + " min_p " + std::to_string(p.min_p) + " of " + std::to_string(n);
@@ -104,13 +103,68 @@ TEST(sampler_agrees_with_sorting_everything) {
     const std::vector<float> logits = random_logits(rng, n);
     for (SamplingParams p : combinations()) {
       Reference reference(logits, p);
-      if (keeps_all(p)) {  // the sampler walks these in order of id
+      if (p.keeps_all()) {  // the sampler walks these in order of id
         std::sort(reference.kept.begin(), reference.kept.end(), [](auto& a, auto& b) { return a.id < b.id; });
       }
       for (p.seed = 0; p.seed < 8; ++p.seed) {
         const auto token = sampler.sample(logits.data(), static_cast<int64_t>(n), p, 5);
         if (!reference.allows(token.value_or(-1), RandomNumber(p.seed, 5))) {
           check::report_failure(__FILE__, __LINE__, describe(p, n) + ": token " + std::to_string(token.value_or(-1)));
+        }
+      }
+    }
+  }
+}
+
+// The definition, step by step; the weights and their sum are the kernel's.
+int32_t sorted_sample(const Kernels& kernels, const std::vector<float>& logits, const SamplingParams& p,
+                      int64_t counter) {
+  struct Token {
+    int32_t id;
+    float logit, weight;
+  };
+  std::vector<Token> tokens;
+  for (const float x : logits) tokens.push_back({static_cast<int32_t>(tokens.size()), x, 0.0f});
+  std::stable_sort(tokens.begin(), tokens.end(), [](auto& a, auto& b) { return a.logit > b.logit; });
+  const float largest = tokens[0].logit;
+  if (p.top_k > 0 && static_cast<size_t>(p.top_k) < tokens.size()) tokens.resize(static_cast<size_t>(p.top_k));
+  double total = 0.0;
+  for (Token& t : tokens) {
+    double sum = 0.0;
+    kernels.softmax({&t.logit, &t.weight, 1, largest, 1.0f / p.temperature, &sum});
+    total += sum;
+  }
+  double mass = 0.0;
+  size_t kept = 0;
+  while (kept < tokens.size() && (kept == 0 || (mass < p.top_p * total && tokens[kept].weight >= p.min_p)))
+    mass += tokens[kept++].weight;
+  const double u = static_cast<double>(splitmix64(splitmix64(p.seed) + static_cast<uint64_t>(counter)) >> 11) * 0x1p-53;
+  double sum = 0.0;
+  for (size_t i = 0; i < kept; ++i) {
+    if ((sum += tokens[i].weight) > u * mass) return tokens[i].id;
+  }
+  return tokens[kept - 1].id;
+}
+
+TEST(sampler_takes_the_very_token_that_sorting_everything_finds) {
+  std::mt19937 rng(5);
+  const Kernels& kernels = select_kernels("auto");
+  Sampler sampler(kernels);
+  std::normal_distribution<float> normal(0.0f, 1.0f);
+  for (const size_t n : {1, 40, 64, 130, 5000}) {
+    for (const float scale : {1e-4f, 1.0f, 6.0f}) {
+      std::vector<float> logits(n);
+      for (float& x : logits) x = scale * normal(rng);
+      for (size_t i = 0; scale == 1.0f && i < n; ++i) logits[i] = std::round(logits[i] * 4.0f) / 4.0f;
+      for (SamplingParams p : combinations()) {
+        if (p.keeps_all()) continue;
+        for (const int64_t top_k : {p.top_k, static_cast<int64_t>(n)}) {
+          p.top_k = top_k;
+          p.seed = rng();
+          const auto token = sampler.sample(logits.data(), static_cast<int64_t>(n), p, 3);
+          if (token != sorted_sample(kernels, logits, p, 3)) {
+            check::report_failure(__FILE__, __LINE__, describe(p, n) + " at scale " + std::to_string(scale));
+          }
         }
       }
     }

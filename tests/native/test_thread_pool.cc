@@ -110,6 +110,48 @@ TEST(delayed_lane_sheds_its_work) {
   CHECK_EQ(done.load(), kChunks);
 }
 
+TEST(phases_are_over_when_those_in_them_have_finished) {
+  constexpr int kPhases = 3000, kChunks = 7;
+  for (int size : {1, 2, 3, 5}) {
+    ThreadPool pool(size);
+    std::vector<int> written(kPhases * kChunks);
+    pool.run([&](Lane& lane) {
+      for (int phase = 0; phase < kPhases; ++phase) {
+        for (int64_t i; (i = lane.next_chunk()) < kChunks;) {
+          if (phase > 0) CHECK_EQ(written[(phase - 1) * kChunks + i], phase);  // by whichever lane
+          ++written[phase * kChunks + i];
+          written[phase * kChunks + i] += phase;
+        }
+        if (phase % 100 == 99) lane.barrier();
+        lane.finish();
+      }
+    });
+    for (int i = 0; i < kPhases * kChunks; ++i) CHECK_EQ(written[i], i / kChunks + 1);
+  }
+}
+
+TEST(nobody_waits_for_a_lane_that_has_not_come) {
+  ThreadPool pool(2);
+  std::atomic<bool> over{false}, entered_late{true};
+  pool.run([&](Lane& lane) {
+    if (lane.id() == 1) {
+      while (!over) std::this_thread::sleep_for(milliseconds(1));
+      entered_late = lane.enter();
+      CHECK(lane.next_chunk() >= Lane::kNoChunk);
+      lane.finish();
+      CHECK(lane.next_chunk() >= Lane::kNoChunk);  // of the second phase
+      lane.finish();
+      return;
+    }
+    for (int phase = 0; phase < 2; ++phase) {
+      while (lane.next_chunk() < 3) continue;
+      lane.finish();
+    }
+    over = true;
+  });
+  CHECK(!entered_late);
+}
+
 TEST(sleeping_lanes_wake) {
   ThreadPool pool(3);
   std::atomic<int> arrivals{0};

@@ -57,6 +57,15 @@ struct RmsNormQuantizeArgs {
   TileRange tiles;
 };
 
+inline constexpr int32_t kInfinityBits = 0x7f800000;  // NaNs are above it, as bits of a magnitude
+
+// The largest of a row's outputs that have been looked at so far, and the lowest of their numbers.
+struct RowMax {
+  float largest = -__builtin_inff();
+  int32_t index = -1;
+  int32_t magnitude = 0;  // the largest magnitude's bits
+};
+
 // y[r,n] = sum_k x[r,k] * w[n,k] (+ bias[n]) (+ residual[r,n])
 // with a second matrix `up`: y[r,n] = silu(gate) * up, where gate = (x w^T)[r,n] and up = (x up^T)[r,n]
 struct MatmulArgs {
@@ -67,6 +76,7 @@ struct MatmulArgs {
   int64_t rows = 0;
   float* y = nullptr;  // [rows, y_stride]
   int64_t y_stride = 0;
+  RowMax* row_max = nullptr;        // [rows]: takes the outputs, in ascending order, instead of y
   const float* bias = nullptr;      // [n]
   const float* residual = nullptr;  // [rows, y_stride]
   int64_t begin = 0, end = 0;       // slabs of 16 outputs
@@ -150,20 +160,23 @@ constexpr int64_t attention_scratch_floats(int64_t head_dim) {
   return kAttentionRows * (3 * width + width / 4 + kAttentionTile + kAttentionTile / 4 + 7);
 }
 
+inline constexpr int64_t kMaxBlock = 64;
+
 // *index = the lowest i with the largest x[i], or -1 if any x is NaN or infinite
 struct ArgmaxArgs {
   const float* x;
   int64_t n;
   int64_t* index;
+  float* maxima = nullptr;  // [ceil(n / kMaxBlock)] or nullptr: the largest of each block of x
 };
 
 // y[i] = exp((x[i] - max) * inverse_temperature); *sum = their sum in a fixed order
 struct SoftmaxArgs {
   const float* x;
-  float* y;
+  float* y;  // or nullptr: only the sum
   int64_t n;
   float max, inverse_temperature;
-  float* sum;
+  double* sum;
 };
 
 // *sum = of all 32-bit words of `streams` (1, 2 or 4) equal parts that are read side by side

@@ -19,12 +19,28 @@ SlabTile& tile_function(const WeightFormat& f) {
   }
 }
 
+// Few slabs hold a new maximum, so the lane is looked for only in those.
+void take_max(RowMax& row, int64_t n, Floats value, int lanes) {
+  const int32_t magnitude = max_lane(abs_bits(keep_first(value, lanes, zeros())));
+  if (magnitude > row.magnitude) row.magnitude = magnitude;
+  const Floats kept = keep_first(value, lanes, splat(-__builtin_inff()));
+  const float largest = max_lane(kept);
+  if (!(largest > row.largest)) return;
+  alignas(64) float all[kLanes];
+  store(all, kept);
+  int lane = 0;
+  while (lane < lanes - 1 && all[lane] != largest) ++lane;
+  row.largest = largest;
+  row.index = static_cast<int32_t>(n) + lane;
+}
+
 void finish_row(const MatmulArgs& p, int64_t row, int64_t slab, Floats value) {
   const int64_t n = slab * kSlabRows;
   const int lanes = static_cast<int>(smaller(kLanes, p.weight.rows - n));
   const int64_t at = row * p.y_stride + n;
   if (p.bias != nullptr) value = add(value, load_first(p.bias + n, lanes));
   if (p.residual != nullptr) value = add(load_first(p.residual + at, lanes), value);
+  if (p.row_max != nullptr) return take_max(p.row_max[row], n, value, lanes);
   store_first(p.y + at, value, lanes);
 }
 

@@ -207,7 +207,7 @@ def _argmax(_: str, n_bytes: int) -> Callable[[int], Prepared]:
 
 def _softmax(_: str, n_bytes: int) -> Callable[[int], Prepared]:
     def prepared(rows: int) -> Prepared:
-        x, y, sums = _normal(rows, VOCAB), np.empty((rows, VOCAB), np.float32), np.empty(rows, np.float32)
+        x, y, sums = _normal(rows, VOCAB), np.empty((rows, VOCAB), np.float32), np.empty(rows, np.float64)
         work = _core.softmax_rows(x, x.max(axis=1), y, sums)
         return Prepared([work], lambda: [y, sums], 2 * x.nbytes)
 

@@ -1,0 +1,45 @@
+// The next token of each sequence, from the logits behind its last one.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "runtime/log_softmax.h"
+#include "runtime/penalties.h"
+#include "runtime/sampling.h"
+#include "runtime/sequence.h"
+
+namespace jiffy {
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength, kError };
+
+struct TokenEvent {
+  int64_t request = 0;
+  int32_t token = 0;
+  FinishReason reason = FinishReason::kNone;
+  std::shared_ptr<const Error> error;  // for kError: this request failed, the others go on
+  std::optional<float> logprob;        // as SamplingParams::logprobs asks; before penalties and temperature
+  std::vector<std::pair<int32_t, float>> top_logprobs;
+};
+
+// The event of a sequence whose next token is `token`, or that has none because its logits are no finite numbers.
+TokenEvent token_event(const Sequence& sequence, std::optional<int32_t> token, int64_t context);
+
+// For one thread at a time.
+class Chooser {
+ public:
+  explicit Chooser(const Kernels& kernels) : sampler_(kernels), log_softmax_(kernels) {}
+
+  // The token behind a sequence whose tokens are all computed. The logits [vocab_size] are as before afterwards.
+  TokenEvent choose(const Sequence& sequence, float* logits, int64_t vocab_size, int64_t context);
+
+ private:
+  Sampler sampler_;
+  Penalties penalties_;
+  LogSoftmax log_softmax_;
+};
+
+}  // namespace jiffy
