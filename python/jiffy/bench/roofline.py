@@ -1,18 +1,18 @@
 """The roofline of a model: operations per byte against operations a second, under the roofs that this machine has.
 
 After Williams, Waterman, Patterson: "Roofline: an insightful visual performance model" (2009). A point is all
-instructions of one kind in a step. Bytes are those of weights, keys and values, each read once; what is read again out of a
-cache doesn't count, so a kind whose data fit into a cache may lie above the slope.
+instructions of one kind in a step. Bytes are those of weights, keys and values, each read once; what is read again out
+of a cache doesn't count, so a kind whose data fit into a cache may lie above the slope.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..errors import ParameterError
 from .model import Result
@@ -20,18 +20,11 @@ from .plotting import pyplot
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _UNITS = {"int8": "TOPS", "bf16": "TFLOPS", "f32": "TFLOPS"}
-_COLOURS = (
-    "#1f4e79",
-    "#3f8fc4",
-    "#8cc3e8",
-    "#7a1f1f",
-    "#d1495b",
-    "#f0a3a3",
-    "#2e7d4f",
-    "#8ac6a0",
-    "#8a6d1f",
-    "#d9b44a",
-)
+_COLOURS = {  # by the first word of a figure's name
+    "prefill": ("#8cc3e8", "#3f8fc4", "#1f4e79"),
+    "decode": ("#f0a3a3", "#d1495b", "#7a1f1f"),
+    "batch": ("#8ac6a0", "#2e7d4f", "#174d2e"),
+}
 _MARKERS = "osD^vPX*<>"
 _INK = "#333333"
 
@@ -80,9 +73,10 @@ def draw_roofline(result: Result, path: Path, title: str) -> None:
     colours, markers = _draw_points(axis, shown)
     _draw_legends(axis, colours, markers)
     bottom = min([*(p.rate for p in shown), left * result.bandwidth * 2]) / 2.5
-    axis.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top * 2))
+    axis.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, max(top, *(p.rate for p in shown)) * 2))
     axis.set_xlabel("operations per byte of weights, keys and values")
     axis.set_ylabel("operations per second")
+    axis.yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 2, 5), numticks=40))
     axis.yaxis.set_major_formatter(_si)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_title(title, loc="left", fontsize=11, color=_INK)
@@ -96,9 +90,9 @@ def draw_roofline(result: Result, path: Path, title: str) -> None:
 def _draw_roofs(axis: Any, result: Result, left: float, right: float) -> None:
     """The slope of the memory up to the highest peak; each peak from the slope on."""
     top = max(result.peaks.values())
-    slope = np.array([left, top / result.bandwidth])
-    axis.plot(slope, slope * result.bandwidth, color=_INK, linewidth=2)
-    middle = float(np.sqrt(slope[0] * slope[1]))
+    ridge = top / result.bandwidth
+    axis.plot([left, ridge], [left * result.bandwidth, top], color=_INK, linewidth=2)
+    middle = math.sqrt(left * ridge)
     axis.annotate(
         f"read {result.bandwidth / 1e9:.0f} GB/s",
         (middle, middle * result.bandwidth),
@@ -113,14 +107,15 @@ def _draw_roofs(axis: Any, result: Result, left: float, right: float) -> None:
             continue
         axis.plot([peak / result.bandwidth, right], [peak, peak], color=_INK, linewidth=2 if peak == top else 1)
         label = f"{kind} {peak / 1e12:.2f} {_UNITS[kind]}"
-        place = {"xytext": (-2, 3), "textcoords": "offset points", "ha": "right", "fontsize": 9, "color": _INK}
-        axis.annotate(label, (right, peak), **place)
+        place = {"xytext": (8, 3), "textcoords": "offset points", "fontsize": 9, "color": _INK}
+        axis.annotate(label, (peak / result.bandwidth, peak), **place)
 
 
 def _draw_points(axis: Any, shown: list[Point]) -> tuple[dict[str, str], dict[str, str]]:
     """Returns the colours by figure and the markers by op."""
-    colours = dict(zip(dict.fromkeys(p.figure for p in shown), _COLOURS * 9, strict=False))
-    markers = dict(zip(dict.fromkeys(p.op for p in shown), _MARKERS * 9, strict=False))
+    shades = {first: cycle(palette) for first, palette in _COLOURS.items()}
+    colours = {name: next(shades[name.split()[0]]) for name in dict.fromkeys(p.figure for p in shown)}
+    markers = dict(zip(dict.fromkeys(p.op for p in shown), cycle(_MARKERS), strict=False))
     for p in sorted(shown, key=lambda p: -p.step_share):  # small ones on top
         axis.scatter(
             p.intensity,
@@ -141,7 +136,7 @@ def _draw_legends(axis: Any, colours: dict[str, str], markers: dict[str, str]) -
     kinds = [axis.plot([], [], marker=marker, color="#777777", label=op, **look)[0] for op, marker in markers.items()]
     place = {"loc": "upper left", "frameon": False, "fontsize": 9, "title_fontsize": 9, "alignment": "left"}
     axis.add_artist(axis.legend(handles=steps, title="step", bbox_to_anchor=(1.01, 1.0), **place))
-    beside = {"bbox_to_anchor": (1.01, 0.97 - 0.052 * (len(steps) + 1)), **place}
+    beside = {"bbox_to_anchor": (1.01, 0.97 - 0.04 * (len(steps) + 1)), **place}
     axis.legend(handles=kinds, title="instruction\n(area: share of the step)", **beside)
 
 
