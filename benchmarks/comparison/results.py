@@ -64,6 +64,13 @@ def figures(record: Record, rows: tuple[Row, ...], contestants: list[Contestant]
     return found
 
 
+def rates(part: str, row: Row, generations: list[dict[str, float]]) -> list[float]:
+    """Tokens/s of the "prefill" or the "decode" of each run."""
+    if part == "prefill":
+        return [row.batch * row.prompt / g["first"] for g in generations]
+    return [g["later_tokens"] / (g["last"] - g["first"]) for g in generations]
+
+
 def loads(record: Record, contestants: list[Contestant]) -> Iterator[Loads]:
     for contestant in contestants:
         about = record.about.get(contestant.name)
@@ -74,20 +81,14 @@ def loads(record: Record, contestants: list[Contestant]) -> Iterator[Loads]:
 
 
 def _figure(name: str, part: str, row: Row, contestant: Contestant, runs: list[Measured], record: Record) -> Figure:
-    rates = {m.round: median(_rate(part, row, g) for g in m.generations) for m in runs}
+    by_round = {m.round: median(rates(part, row, m.generations)) for m in runs}
     bandwidths = {m.round: (m.before.bandwidth + m.after.bandwidth) / 2 for m in runs}
     peaks = {m.round: (m.before.int8 + m.after.int8) / 2 for m in runs}
     work = _work(part, row, contestant, record)
     shares = None
     if work:
-        shares = {n: rates[n] * _seconds_per_token(work, bandwidths[n], peaks[n]) for n in rates}
-    return Figure(name, contestant.name, rates, shares, bandwidths, peaks)
-
-
-def _rate(part: str, row: Row, generation: dict[str, float]) -> float:
-    if part == "prefill":
-        return row.batch * row.prompt / generation["first"]
-    return generation["later_tokens"] / (generation["last"] - generation["first"])
+        shares = {n: by_round[n] * _seconds_per_token(work, bandwidths[n], peaks[n]) for n in by_round}
+    return Figure(name, contestant.name, by_round, shares, bandwidths, peaks)
 
 
 def _work(part: str, row: Row, contestant: Contestant, record: Record) -> dict[str, float] | None:
