@@ -18,6 +18,7 @@ meanwhile.
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from comparison.fill import fill, markdown
 from comparison.plan import ROWS, Row, jiffy_contestant
 from comparison.process import Driver
 from comparison.results import rates
@@ -71,6 +73,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=min(2, _core.cpu_info().usable_cpus))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tolerance", type=float, default=0.4)
+    parser.add_argument("--into", type=Path, metavar="FILE", help="fill the table of this document")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="for one run")
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])  # drivers and the neighbour inherit it
@@ -83,6 +86,10 @@ def main() -> int:
                     print(f"round {number + 1}: {row.name}, {case.name}", end="\033[K\r", file=sys.stderr)
                     case.measure(row, given.timeout)
     print(end="\033[K", file=sys.stderr)
+    columns, rows = _table(cases)
+    print_table("", columns, rows)
+    if given.into:
+        fill(given.into, "contention", f"{_about(given)}\n\n{markdown(columns, rows)}")
     return _told(cases, given.tolerance)
 
 
@@ -125,7 +132,13 @@ def _cases(given: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Ca
     ]
 
 
-def _told(cases: list[Case], tolerance: float) -> int:
+def _about(given: argparse.Namespace) -> str:
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+    model = Path(resolve_model(given.model)).name
+    return f"{model}, weights {given.weights}, {given.threads} CPUs of {_core.cpu_info().name}, {date}."
+
+
+def _table(cases: list[Case]) -> tuple[list[str], list[tuple[str, ...]]]:
     alone, *others = cases
     figures = list(alone.rates)
     rows = [(alone.name, *(f"{median(alone.rates[f]):.1f}" for f in figures), "1", "")]
@@ -133,11 +146,16 @@ def _told(cases: list[Case], tolerance: float) -> int:
         cells = [f"{median(case.rates[f]):.1f} ({case.share(f, alone):.0%} of fair)" for f in figures]
         neighbour = f"{median(case.neighbour):.2f}" if case.has_neighbour else ""
         rows.append((case.name, *cells, f"{case.fair:.2f}", neighbour))
-    print_table("", ["tokens/s", *figures, "fair share", "CPU of the neighbour"], rows)
+    return ["tokens/s", *figures, "fair share", "CPU of the neighbour"], rows
+
+
+def _told(cases: list[Case], tolerance: float) -> int:
+    """Prints what lost too much; returns the exit status."""
+    alone, *others = cases
     lost = [
         f"{case.name}, {figure}: {1 - case.share(figure, alone):.0%} lost"
         for case in others
-        for figure in figures
+        for figure in alone.rates
         if case.share(figure, alone) < 1 - tolerance
     ]
     for line in lost:

@@ -18,12 +18,13 @@ from statistics import median
 import numpy as np
 
 import jiffy
-from comparison.fill import fill
+from comparison.fill import fill, markdown
 from comparison.scaling import Expected, Machine, expected
 from jiffy import _core
 from jiffy.bench.model import Figure, Plan, Result, bench_model
 
 _PLAN = Plan(prefill=(512,), decode=(0, 2048), batch=(), rounds=3, limit_rounds=3)
+_COLUMNS = ["threads", "tokens/s", "x of 1 thread", "of the limit", "in barriers", "lost to uneven shares"]
 _LANES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--weights", default="i4")
     parser.add_argument("--threads", type=int, default=_core.cpu_info().default_threads)
     parser.add_argument("--socket-bandwidth", type=float, default=370e9, help="bytes/s; default: %(default).0f")
-    parser.add_argument("--arrival", type=float, default=100e-9, help="seconds a lane; default: %(default)s")
+    parser.add_argument("--arrival", type=float, default=80e-9, help="seconds a lane; default: %(default)s")
     parser.add_argument("--into", type=Path, metavar="FILE", help="fill the tables of this document")
     given = parser.parse_args()
     measured = {n: measure(given.model, given.weights, n) for n in sorted({1, given.threads})}
@@ -83,24 +84,23 @@ def tables(measured: dict[int, Result], config: jiffy.config.Config, machine: Ma
     for i, figure in enumerate(measured[threads].figures):
         rows = figure.tokens
         lines += ["", f"**{figure.name}**, {sum(op.count for op in figure.ops)} instructions, each with a barrier:", ""]
-        lines += ["| threads | tokens/s | x of 1 thread | of the limit | in barriers | lost to uneven shares |"]
-        lines += ["| --- | --- | --- | --- | --- | --- |"]
         one = measured[1].figures[i].tokens_per_second
-        lines += [_measured_row(n, result.figures[i], one) for n, result in measured.items()]
         paper = [expected(figure, rows, config, machine, threads, n) for n in _LANES]
-        lines += [_expected_row(rows, e, rows / paper[0].seconds) for e in paper]
+        cells = [_measured_row(n, result.figures[i], one) for n, result in measured.items()]
+        cells += [_expected_row(rows, e, rows / paper[0].seconds) for e in paper]
+        lines.append(markdown(_COLUMNS, cells).rstrip())
     return lines
 
 
-def _measured_row(n: int, figure: Figure, one: float) -> str:
+def _measured_row(n: int, figure: Figure, one: float) -> tuple[str, ...]:
     rate = figure.tokens_per_second
-    return f"| {n}, measured | {rate:.1f} | {rate / one:.2f} | {figure.limit_share:.0%} | | |"
+    return f"{n}, measured", f"{rate:.1f}", f"{rate / one:.2f}", f"{figure.limit_share:.0%}", "", ""
 
 
-def _expected_row(rows: int, e: Expected, one: float) -> str:
+def _expected_row(rows: int, e: Expected, one: float) -> tuple[str, ...]:
     rate = rows / e.seconds
-    shares = f"{e.limit_share:.0%} | {e.barriers / e.seconds:.0%} | {e.uneven / e.seconds:.0%}"
-    return f"| {e.lanes}, on paper | {rate:.1f} | {rate / one:.2f} | {shares} |"
+    shares = [f"{share:.0%}" for share in (e.limit_share, e.barriers / e.seconds, e.uneven / e.seconds)]
+    return f"{e.lanes}, on paper", f"{rate:.1f}", f"{rate / one:.2f}", *shares
 
 
 if __name__ == "__main__":

@@ -6,6 +6,12 @@ import re
 from pathlib import Path
 
 
+def markdown(columns: list[str], rows: list[tuple[str, ...]]) -> str:
+    """A table, a line for each row."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def fill(path: Path, name: str, text: str) -> None:
     """Replaces what stands between the lines `<!-- NAME -->` and `<!-- end of NAME -->`. Raises ValueError without
     them."""

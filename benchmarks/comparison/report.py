@@ -11,6 +11,7 @@ from statistics import median
 
 from jiffy.cli.options import print_table
 
+from .fill import markdown
 from .plan import Contestant
 from .results import Figure, Loads
 from .rounds import Record
@@ -66,7 +67,7 @@ class Report:
         lines = [f"- {what}: {value}" for what, value in self.head.items()]
         for columns, rows in (self.rates(), self.ratios()):
             if len(columns) > 1 and rows:
-                lines += ["", _markdown_row(columns), _markdown_row(["---"] * len(columns)), *map(_markdown_row, rows)]
+                lines += ["", markdown(columns, rows).rstrip()]
         lines += [""] if self.record.errors else []
         lines += [f"{name} failed: {error}" for name, error in self.record.errors.items()]
         return "\n".join(lines) + "\n"
@@ -127,7 +128,3 @@ def _ratio_cell(ours: Figure | None, theirs: Figure | None) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _markdown_row(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
