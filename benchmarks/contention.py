@@ -30,9 +30,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import jiffy
 from comparison.fill import fill, markdown
 from comparison.plan import ROWS, Row, jiffy_contestant
-from comparison.process import Driver
+from comparison.process import Driver, DriverError
 from comparison.results import rates
 from jiffy import _core
 from jiffy.cli.options import print_table
@@ -164,4 +165,9 @@ def _told(cases: list[Case], tolerance: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (DriverError, jiffy.Error) as error:
+        sys.exit(f"contention: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

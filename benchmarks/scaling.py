@@ -24,7 +24,15 @@ from jiffy import _core
 from jiffy.bench.model import Figure, Plan, Result, bench_model
 
 _PLAN = Plan(prefill=(512,), decode=(0, 2048), batch=(), rounds=3, limit_rounds=3)
-_COLUMNS = ["threads", "tokens/s", "x of 1 thread", "of the limit", "in barriers", "lost to uneven shares"]
+_COLUMNS = [
+    "threads",
+    "tokens/s",
+    "x of 1 thread",
+    "of the limit",
+    "in barriers",
+    "in uneven shares",
+    "in the rest",
+]
 _LANES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -94,13 +102,13 @@ def tables(measured: dict[int, Result], config: jiffy.config.Config, machine: Ma
 
 def _measured_row(n: int, figure: Figure, one: float) -> tuple[str, ...]:
     rate = figure.tokens_per_second
-    return f"{n}, measured", f"{rate:.1f}", f"{rate / one:.2f}", f"{figure.limit_share:.0%}", "", ""
+    return f"{n}, measured", f"{rate:.1f}", f"{rate / one:.2f}", f"{figure.limit_share:.0%}", "", "", ""
 
 
 def _expected_row(rows: int, e: Expected, one: float) -> tuple[str, ...]:
     rate = rows / e.seconds
-    shares = [f"{share:.0%}" for share in (e.limit_share, e.barriers / e.seconds, e.uneven / e.seconds)]
-    return f"{e.lanes}, on paper", f"{rate:.1f}", f"{rate / one:.2f}", *shares
+    parts = [f"{seconds / e.seconds:.0%}" for seconds in (e.barriers, e.uneven, e.rest)]
+    return f"{e.lanes}, on paper", f"{rate:.1f}", f"{rate / one:.2f}", f"{e.limit_share:.0%}", *parts
 
 
 if __name__ == "__main__":

@@ -41,34 +41,35 @@ class Machine:
 
 @dataclass(frozen=True)
 class Expected:
-    """seconds of a step on so many lanes; of those, in barriers, and lost to uneven shares. limit_share: the least that
-    its bytes and operations take, over all of them."""
+    """seconds of a step on so many lanes; of those, in barriers, lost to uneven shares, and in the rest, which is
+    neither matmul nor attention. limit_share: the least that its bytes and operations take, over all of them."""
 
     lanes: int
     seconds: float
     barriers: float
     uneven: float
+    rest: float
     limit_share: float
 
 
 def expected(figure: Figure, rows: int, config: Config, machine: Machine, measured_lanes: int, lanes: int) -> Expected:
     """rows: tokens of the step."""
-    kernels, even, least = 0.0, 0.0, 0.0
+    kernels, even, least, rest = 0.0, 0.0, 0.0, 0.0
     for op in figure.ops:
         own = op.seconds - 2 * op.count * machine.barrier_seconds(measured_lanes)  # the observer has one more barrier
         own = max(own, 0.0)
         if not op.operations:  # rows of the residual stream, dealt out row by row
-            kernels += own * _ratio(rows, measured_lanes, lanes)
-            even += own * measured_lanes / lanes if rows > 1 else own
+            rest += own * -(-rows // lanes) / -(-rows // measured_lanes)
             continue
         times_least = own / machine.least(op, measured_lanes, unevenness(op.op, rows, config, measured_lanes))
         kernels += times_least * machine.least(op, lanes, unevenness(op.op, rows, config, lanes))
         even += times_least * machine.least(op, lanes)
         least += machine.least(op, lanes)
-    barriers = sum(op.count for op in figure.ops) * machine.barrier_seconds(lanes)
-    outside = max(figure.outside - sum(op.count for op in figure.ops) * machine.barrier_seconds(measured_lanes), 0.0)
-    seconds = kernels + barriers + outside
-    return Expected(lanes, seconds, barriers, kernels - even, least / seconds)
+    instructions = sum(op.count for op in figure.ops)
+    barriers = instructions * machine.barrier_seconds(lanes)
+    rest += max(figure.outside - instructions * machine.barrier_seconds(measured_lanes), 0.0)
+    seconds = kernels + barriers + rest
+    return Expected(lanes, seconds, barriers, kernels - even, rest, least / seconds)
 
 
 def unevenness(op: str, rows: int, config: Config, lanes: int) -> float:
@@ -99,7 +100,3 @@ def _largest(items: float, piece: int, lanes: int) -> float:
     """The most items that one of the lanes gets, over their average."""
     pieces = -(-items // piece)
     return min(-(-pieces // lanes) * piece, items) * lanes / items
-
-
-def _ratio(rows: int, measured_lanes: int, lanes: int) -> float:
-    return -(-rows // lanes) / -(-rows // measured_lanes)

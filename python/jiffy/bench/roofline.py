@@ -68,7 +68,7 @@ def draw_roofline(result: Result, path: Path, title: str) -> None:
     figure, axis = plt.subplots(figsize=(10.5, 6), layout="constrained")
     top = max(result.peaks.values())
     reach = [*(p.intensity for p in shown), top / result.bandwidth]
-    left, right = min(reach) / 2.5, max(reach) * 4
+    left, right = min(reach) / 2.5, max(reach) * 6  # room for the names of the lines
     _draw_roofs(axis, result, left, right)
     colours, markers = _draw_points(axis, shown)
     _draw_legends(axis, colours, markers)
@@ -107,8 +107,8 @@ def _draw_roofs(axis: Any, result: Result, left: float, right: float) -> None:
             continue
         axis.plot([peak / result.bandwidth, right], [peak, peak], color=_INK, linewidth=2 if peak == top else 1)
         label = f"{kind} {peak / 1e12:.2f} {_UNITS[kind]}"
-        place = {"xytext": (8, 3), "textcoords": "offset points", "fontsize": 9, "color": _INK}
-        axis.annotate(label, (peak / result.bandwidth, peak), **place)
+        place = {"xytext": (-2, 3), "textcoords": "offset points", "ha": "right", "fontsize": 9, "color": _INK}
+        axis.annotate(label, (right, peak), **place)
 
 
 def _draw_points(axis: Any, shown: list[Point]) -> tuple[dict[str, str], dict[str, str]]:
