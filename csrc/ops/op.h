@@ -136,7 +136,8 @@ struct Worker {
   }
 };
 
-// Neither run allocates, throws or waits: the executor puts a barrier behind every instruction.
+// Neither run allocates, throws or waits: the executor makes every instruction a stage. All work is dealt out by
+// Worker::share: lanes that come late are not waited for, so none may have work that no other lane can do.
 struct Op {
   const char* name;
   void (*check)(const Check&);

@@ -63,15 +63,18 @@ void Executor::run_lane(const BatchView& batch, const KvLayout& kv, const Interr
   for (size_t i = 0; i < instructions.size(); ++i) {
     const Call call{instructions[i], operands_, program_->parameters(), batch, kv};
     const auto started = observer ? Clock::now() : Clock::time_point();
-    op(call.at.op).run(call, worker);
-    // Lane 0 decides before the barrier and all lanes look behind it. A lane that looks late may see what lane 0
-    // decided at the next instruction already; by its number they still leave at the same one.
-    if (lane.id() == 0 && interrupted && Clock::now() >= next_poll) {
-      if (interrupted()) last_.store(i, std::memory_order_relaxed);
-      next_poll = Clock::now() + kPollInterval;
+    if (lane.begin_stage()) {
+      op(call.at.op).run(call, worker);
+      // Lane 0 decides within the stage and all lanes look behind it. A lane that looks late may see what lane 0
+      // decided at the next instruction already; by its number they still leave at the same one.
+      if (lane.id() == 0 && interrupted && Clock::now() >= next_poll) {
+        if (interrupted()) last_.store(i, std::memory_order_relaxed);
+        next_poll = Clock::now() + kPollInterval;
+      }
+      lane.end_stage();
     }
-    lane.barrier();
     if (observer) {
+      lane.barrier();
       if (lane.id() == 0) observer({i, call, std::chrono::duration<double>(Clock::now() - started).count()});
       lane.barrier();  // nobody overwrites what it looks at
     }

@@ -64,6 +64,54 @@ TEST(pool_runs_every_lane_once) {
   }
 }
 
+TEST(stages_do_every_chunk_once_and_show_it_to_the_next) {
+  constexpr int kChunks = 7;
+  constexpr int kStages = 2000;
+  for (int size : {1, 2, 3, 5, 17}) {
+    ThreadPool pool(size);
+    std::vector<std::vector<int>> done(2, std::vector<int>(kChunks, 0));
+    for (int region = 0; region < 3; ++region) {
+      for (auto& each : done) each.assign(kChunks, 0);
+      pool.run([&](Lane& lane) {
+        for (int stage = 1; stage <= kStages; ++stage) {
+          if (!lane.begin_stage()) continue;
+          for (int64_t chunk; (chunk = lane.next_chunk()) < kChunks;) {
+            const int before = done[(stage + 1) % 2][(chunk + 1) % kChunks];  // what another lane may have written
+            CHECK_EQ(before, stage - 1);
+            int& mine = done[stage % 2][chunk];
+            CHECK_EQ(mine, stage < 2 ? 0 : stage - 2);
+            mine = before + 1;
+          }
+          lane.end_stage();
+        }
+        lane.barrier();
+        for (int value : done[kStages % 2]) CHECK_EQ(value, kStages);
+      });
+    }
+  }
+}
+
+TEST(stages_do_not_wait_for_a_lane_that_is_not_there) {
+  ThreadPool pool(2);
+  std::atomic<bool> is_back{false};
+  bool was_back = true;
+  int64_t chunks = 0;
+  pool.run([&](Lane& lane) {
+    if (lane.id() == 1) {
+      std::this_thread::sleep_for(milliseconds(200));
+      is_back = true;
+    }
+    for (int stage = 0; stage < 100; ++stage) {
+      if (!lane.begin_stage()) continue;
+      while (lane.next_chunk() < 3) ++chunks;
+      lane.end_stage();
+    }
+    if (lane.id() == 0) was_back = is_back;
+  });
+  CHECK(!was_back);
+  CHECK_EQ(chunks, 300);
+}
+
 TEST(barrier_shows_what_others_wrote) {
   constexpr int kRounds = 2000;
   for (int size : {1, 2, 3, 5}) {
