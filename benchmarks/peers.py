@@ -31,6 +31,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ _OF_A_FILE = ["file"]
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # drivers that are stopped would outlive this process
     parser = _parser()
     given = parser.parse_args()
     try:
