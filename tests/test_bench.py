@@ -11,6 +11,7 @@ import pytest
 import jiffy
 import tiny
 from jiffy.bench.model import Plan, Result, bench_model
+from jiffy.bench.roofline import check_plot, draw_roofline, points
 
 SMALL = {"rounds": 2, "steps": 3, "limit_bytes": 1 << 20, "limit_rounds": 1}
 
@@ -94,10 +95,35 @@ def test_wrong_results_are_not_timed(folder, monkeypatch):
         bench_model(model, Plan((7,), (), (3,), **SMALL))
 
 
-def test_command_line(folder):
+def test_a_roofline_has_what_reads_and_computes(folder, tmp_path):
+    result = measure(folder, Plan((48,), (0, 40), (5,), **SMALL), weights="i4", kv_dtype="int8")
+    shown = list(points(result))
+    assert {p.figure for p in shown} == {f.name for f in result.figures}
+    assert {p.op for p in shown} == {t.op for f in result.figures for t in f.ops if t.operations}
+    assert all(p.rate > 0 and p.intensity > 0 and 0 < p.step_share < 1 for p in shown)
+    matmul = {p.figure: p.intensity for p in shown if p.op == "matmul"}
+    assert matmul["decode at 0"] < matmul["batch 5"] < matmul["prefill 48"]
+    for name in ("roof.png", "roof.svg"):
+        draw_roofline(result, tmp_path / name, "tiny")
+    assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
+    assert "decode at 40" in (tmp_path / "roof.svg").read_text()
+
+
+def test_pictures_that_can_not_be_drawn_are_refused_at_once(tmp_path, monkeypatch):
+    for path in (tmp_path / "roof.txt", tmp_path / "roof", tmp_path / "none/roof.png"):
+        with pytest.raises(jiffy.ParameterError, match="plot: expected a file"):
+            check_plot(path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(jiffy.Unsupported, match=r"plot: expected matplotlib: pip install 'jiffy\[plot\]', found none"):
+        check_plot(tmp_path / "roof.png")
+
+
+def test_command_line(folder, tmp_path):
     command = [sys.executable, "-c", "from jiffy.cli import main; main()", "bench", "model", str(folder), "--quick"]
     counts = ["--prefill", "8", "--prefill", "16", "--decode", "4", "--batch", "2", "--threads", "1", "--kv", "int8"]
-    facts = json.loads(subprocess.run([*command, *counts, "--json"], capture_output=True, check=True).stdout)
+    asked = [*command, *counts, "--json", "--plot", str(tmp_path / "roof.png")]
+    facts = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)
+    assert (tmp_path / "roof.png").exists()
     assert [f["name"] for f in facts["figures"]] == ["prefill 8", "prefill 16", "decode at 4", "batch 2"]
     printed = subprocess.run([*command, *counts], capture_output=True, check=True, text=True)
     assert "limits:" in printed.stdout

@@ -139,8 +139,8 @@ struct Worker {
   }
 };
 
-// Neither run allocates, throws or waits: the executor ends a phase behind every instruction. All work is shared out in
-// chunks, for a lane that comes late finds the phase over and leaves the instruction out.
+// Neither run allocates or throws; the executor ends a phase behind every instruction. All work is shared out in chunks,
+// and before its first one a lane reads nothing that a step changes: it may have come late and find the phase over.
 struct Op {
   const char* name;
   void (*check)(const Check&);

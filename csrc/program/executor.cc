@@ -116,7 +116,7 @@ void Executor::run_lane(const Step& step, Lane& lane) {
                     step.kv};
     worker.alone = step.replicated && plan_.replicated[i];
     const auto started = step.observer ? Clock::now() : Clock::time_point();
-    if (lane.enter()) op(call.at.op).run(call, worker);
+    if (!worker.alone || lane.enter()) op(call.at.op).run(call, worker);
     if (lane.id() == 0 && step.interrupted && Clock::now() >= next_poll) {
       if (step.interrupted()) last_.store(i, std::memory_order_relaxed);
       next_poll = Clock::now() + kPollInterval;

@@ -143,7 +143,7 @@ double run_all(const std::vector<std::shared_ptr<Work>>& work, int64_t repeats, 
     for (int64_t i = 0; i < repeats; ++i) {
       for (const auto& each : work) {
         each->run(worker);
-        lane.barrier();
+        lane.finish();
       }
     }
     if (lane.id() == 0) seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

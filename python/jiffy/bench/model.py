@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 _BATCH_CONTEXT = 32  # tokens that each sequence of a batch starts with
 _CHECKED_STEPS = 16
-_SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
+# What Engine.add takes for the likeliest token at every step, to the last.
+GREEDY = {
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "seed": 0,
+    "ignore_eos": True,
+    "stop_ids": [],
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class OpTime:
-    """All instructions of one kind in a step. limit_share: None where nothing is counted for them."""
+    """All instructions of one kind in a step. arithmetic: "int8", "bf16" or "f32", of most of their operations.
+    limit_share: None where nothing is counted for them."""
 
     op: str
     count: int
@@ -62,6 +72,7 @@ class OpTime:
     step_share: float
     bytes: int
     operations: int
+    arithmetic: str
     limit_share: float | None
 
 
@@ -101,7 +112,7 @@ def bench_model(model: Model, plan: Plan, report: Callable[[str], None] = lambda
         raise ParameterError("context", expected=f"at least {plan.positions()} positions", found=str(info["context"]))
     runner = _Runner(model)
     report("checking what the model computes")
-    runner.check(max(plan.batch, default=2))
+    check(model, max(plan.batch, default=2))
     probe = {"n_bytes": plan.limit_bytes, "isa": info["isa"], "rounds": plan.limit_rounds}
     report("probing the limits")
     before = measure_limits(info["threads"], **probe)
@@ -121,6 +132,20 @@ def bench_model(model: Model, plan: Plan, report: Callable[[str], None] = lambda
     return Result(limits.bandwidth, limits.peaks, figures)
 
 
+def check(model: Model, n: int) -> None:
+    """Finite logits, and the same greedy tokens alone and among n. Raises Error."""
+    rng = np.random.default_rng(1)  # other prompts than those that are timed
+    ids = _prompt(rng, model, _BATCH_CONTEXT)
+    if not np.isfinite(model.logits(ids)).all():
+        raise Error("bench", expected="finite logits", found="NaN or infinity")
+    asked = {"max_tokens": _CHECKED_STEPS, "ignore_eos": True}
+    alone = model.generate(token_ids=ids, **asked).token_ids
+    companions = [_prompt(rng, model, _BATCH_CONTEXT) for _ in range(n - 1)]
+    together = model.generate(token_ids=[ids, *companions], **asked)[0].token_ids
+    if together != alone:
+        raise Error("bench", expected=f"the tokens {alone} in a batch of {n} too", found=str(together))
+
+
 @dataclass(frozen=True)
 class _Run:
     """A prompt or a decode step: the seconds it took in all, and its instructions if they were observed."""
@@ -135,18 +160,6 @@ class _Runner:
     def __init__(self, model: Model) -> None:
         self._model, self._engine = model, model._engine
         self._rng = np.random.default_rng(0)
-
-    def check(self, n: int) -> None:
-        """Finite logits, and the same greedy tokens alone and among n."""
-        ids = self._prompt(_BATCH_CONTEXT)
-        if not np.isfinite(self._model.logits(ids)).all():
-            raise Error("bench", expected="finite logits", found="NaN or infinity")
-        asked = {"max_tokens": _CHECKED_STEPS, "ignore_eos": True}
-        alone = self._model.generate(token_ids=ids, **asked).token_ids
-        companions = [self._prompt(_BATCH_CONTEXT) for _ in range(n - 1)]
-        together = self._model.generate(token_ids=[ids, *companions], **asked)[0].token_ids
-        if together != alone:
-            raise Error("bench", expected=f"the tokens {alone} in a batch of {n} too", found=str(together))
 
     def prefill(self, n_tokens: int, rounds: int) -> list[_Run]:
         """Prompts without and with an observer, in turn."""
@@ -178,12 +191,7 @@ class _Runner:
         return _Run(time.perf_counter() - started, profile)
 
     def _add(self, n_tokens: int, max_tokens: int) -> int:
-        options = {"max_tokens": max_tokens, **_SAMPLING, "ignore_eos": True, "stop_ids": []}
-        return self._engine.add(self._prompt(n_tokens), **options)[0]
-
-    def _prompt(self, n_tokens: int) -> list[int]:
-        """Random tokens, so that no two prompts share a prefix that a cache could hold."""
-        return self._rng.integers(0, self._model.config.vocab_size, n_tokens).tolist()
+        return self._engine.add(_prompt(self._rng, self._model, n_tokens), max_tokens=max_tokens, **GREEDY)[0]
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,11 @@ class _Limits:
     def seconds(self, at: _core.InstructionProfile) -> float:
         """The least that an instruction can take; float32 does what a CPU has no other instructions for."""
         return max(at.bytes / self.bandwidth, at.operations / (self.peaks[at.arithmetic.name] or self.peaks["f32"]))
+
+
+def _prompt(rng: np.random.Generator, model: Model, n_tokens: int) -> list[int]:
+    """Random tokens, so that no two prompts share a prefix that a cache could hold."""
+    return rng.integers(0, model.config.vocab_size, n_tokens).tolist()
 
 
 def _decoded(n_sequences: int, steps: int) -> int:
@@ -237,5 +250,6 @@ def _by_op(run: _Run, limits: _Limits) -> tuple[OpTime, ...]:
         seconds, least = sum(at.seconds for at in group), sum(limits.seconds(at) for at in group)
         n_bytes, operations = sum(at.bytes for at in group), sum(at.operations for at in group)
         share = least / seconds if least else None
-        times.append(OpTime(op, len(group), seconds, seconds / run.seconds, n_bytes, operations, share))
+        arithmetic = max(group, key=lambda at: at.operations).arithmetic.name
+        times.append(OpTime(op, len(group), seconds, seconds / run.seconds, n_bytes, operations, arithmetic, share))
     return tuple(sorted(times, key=lambda t: -t.seconds))

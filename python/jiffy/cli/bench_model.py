@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from .options import JsonOption, KvOption, ModelArgument, ThreadsOption, Weights
 
 if TYPE_CHECKING:
     from ..bench.model import Figure, Result
+    from ..llm import Model
 
 Counts = list[int] | None
 
@@ -23,6 +25,9 @@ def model(
     batch: Annotated[Counts, typer.Option(help="Sequences at once.", min=1, show_default="8 32")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs.")] = False,
     kv: KvOption = "auto",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the roofline into this file (.png, .svg, .pdf).", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,
@@ -34,6 +39,10 @@ def model(
     from ..bench.model import Plan, bench_model
     from ..llm import load
 
+    if plot:
+        from ..bench.roofline import check_plot, draw_roofline
+
+        check_plot(plot)
     asked = {"prefill": prefill, "decode": decode, "batch": batch}
     given = {name: counts for name, counts in asked.items() if counts}
     plan = Plan.quick(**given) if quick else Plan(**given)
@@ -41,10 +50,20 @@ def model(
     loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, max_batch=sequences)
     with progress() as show:
         result = bench_model(loaded, plan, show)
+    if plot:
+        draw_roofline(result, plot, _title(loaded))
     if as_json:
         print(json.dumps(dataclasses.asdict(result)))
     else:
         _print(result)
+
+
+def _title(model: Model) -> str:
+    from .. import _core
+
+    info = model.info()
+    name = model.path.name.removesuffix(".gguf")
+    return f"{name} on {_core.cpu_info().name}, {info['threads']} threads, {info['isa']}, {info['kv_dtype']} KV"
 
 
 def _print(result: Result) -> None:
