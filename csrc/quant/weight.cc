@@ -175,6 +175,11 @@ std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> Weight::create_pair(
           std::shared_ptr<Weight>(new Weight(second, buffer, odd))};
 }
 
+std::shared_ptr<Weight> Weight::view(const std::string& name, const PackedMatrix& matrix,
+                                     std::shared_ptr<const void> owner) {
+  return std::shared_ptr<Weight>(new Weight(name, std::move(owner), matrix));
+}
+
 void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool) {
   if (begin < 0 || begin % kSlabRows != 0 || n_rows < 0 || begin > matrix_.rows - n_rows) {
     fail(ErrorKind::kParameter, name_, "rows within " + describe(matrix_.rows, matrix_.cols) + " from a multiple of 16",

@@ -26,6 +26,10 @@ class Weight {
                                                                                  int64_t rows, int64_t cols,
                                                                                  const WeightFormat& format);
 
+  // A packed matrix in memory that `owner` keeps.
+  static std::shared_ptr<Weight> view(const std::string& name, const PackedMatrix& matrix,
+                                      std::shared_ptr<const void> owner);
+
   // Packs the rows [begin, begin + n_rows) from `source`, [n_rows, source_row_bytes]; begin is a multiple of 16.
   // A block-quantised source whose groups are the format's own is taken over without loss; any other is decoded and
   // quantised. Throws kFormat naming the tensor and the row for weights that are NaN or infinite, or become so in bf16,
@@ -41,11 +45,11 @@ class Weight {
   int64_t bytes() const { return n_slabs(matrix_.rows) * slab_bytes(matrix_.format, matrix_.cols); }
 
  private:
-  Weight(std::string name, std::shared_ptr<Buffer> buffer, PackedMatrix matrix)
-      : name_(std::move(name)), buffer_(std::move(buffer)), matrix_(matrix) {}
+  Weight(std::string name, std::shared_ptr<const void> owner, PackedMatrix matrix)
+      : name_(std::move(name)), owner_(std::move(owner)), matrix_(matrix) {}
 
   std::string name_;
-  std::shared_ptr<Buffer> buffer_;  // shared by the two of a pair
+  std::shared_ptr<const void> owner_;  // of the memory; the two of a pair share it
   PackedMatrix matrix_;
   float largest_ = 0.0f;  // |weight|, of those that were quantised here
 };

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
 from .errors import FormatError, shown
 from .fields import Fields
-from .files import file_size, open_file, read_into, read_json
+from .named_files import NamedFiles
 from .spelling import from_decoder
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors
 
-_MAX_TOKENIZER_BYTES = 1 << 27  # the largest known (262k tokens) has 33 MB
+# All that a tokenizer is made of; only the first must be there.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+MAX_TOKENIZER_BYTES = 1 << 27  # the largest known (262k tokens) has 33 MB
 _MAX_TEMPLATE_BYTES = 1 << 20
 
 
-def vocabulary_from_folder(folder: Path) -> Vocabulary:
+def vocabulary_from_files(files: NamedFiles) -> Vocabulary:
     """Raises FormatError that names the file and the key, Unsupported for rare decoders."""
     where = "tokenizer.json"
     with library_errors(where, "a tokenizer of the tokenizers library"):
-        library = Library.from_buffer(_read(folder / where, _MAX_TOKENIZER_BYTES))
+        library = Library.from_buffer(files.read(where, MAX_TOKENIZER_BYTES))
         library.no_truncation()
         library.no_padding()
         ids = library.get_vocab(with_added_tokens=True)
@@ -32,8 +38,10 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     vocab_size = max(ids.values(), default=-1) + 1
     if not 0 < vocab_size <= MAX_VOCAB:
         raise FormatError(f"{where} vocab", expected=f"ids below {MAX_VOCAB}", found=f"{vocab_size - 1}")
-    config = _optional(folder, "tokenizer_config.json")
-    model_files = [_optional(folder, name) for name in ("config.json", "generation_config.json")]
+    config, *model_files = (
+        Fields(files.optional_json(name), name)
+        for name in ("tokenizer_config.json", "config.json", "generation_config.json")
+    )
     bos_ids = _special_ids("bos", config, ids, model_files, vocab_size)[:1]
     return Vocabulary(
         library=library,
@@ -43,7 +51,7 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
         bos_id=bos_ids[0] if bos_ids else None,
         add_bos=config.boolean("add_bos_token", default=tuple(begin) == bos_ids) and bool(bos_ids),
         eos_ids=_special_ids("eos", config, ids, model_files, vocab_size),
-        chat_template=_chat_template(folder, config),
+        chat_template=_chat_template(files, config),
         unknown_id=ids.get(getattr(library.model, "unk_token", None), _token_id(config, "unk_token", ids)),
     )
 
@@ -74,14 +82,14 @@ def _special_ids(
     return tuple(dict.fromkeys([*named, *listed]))
 
 
-def _chat_template(folder: Path, config: Fields) -> str | None:
+def _chat_template(files: NamedFiles, config: Fields) -> str | None:
     """chat_template.jinja, else "chat_template" of tokenizer_config.json: a text, or named ones with a "default"."""
-    path = folder / "chat_template.jinja"
-    if os.path.exists(path):
+    name = "chat_template.jinja"
+    if files.has(name):
         try:
-            return _read(path, _MAX_TEMPLATE_BYTES).decode()
+            return files.read(name, _MAX_TEMPLATE_BYTES).decode()
         except UnicodeDecodeError as error:
-            raise FormatError(path.name, expected="UTF-8", found=f"another byte at {error.start}") from None
+            raise FormatError(name, expected="UTF-8", found=f"another byte at {error.start}") from None
     value = config.get("chat_template")
     if isinstance(value, list):
         named = (one for one in value if isinstance(one, dict) and one.get("name") == "default")
@@ -89,18 +97,3 @@ def _chat_template(folder: Path, config: Fields) -> str | None:
     if value is not None and not isinstance(value, str):
         raise config.error("chat_template", "a text, or a list of named texts", value)
     return value
-
-
-def _optional(folder: Path, name: str) -> Fields:
-    path = folder / name
-    return Fields(read_json(path) if os.path.exists(path) else {}, name)
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    with open_file(path) as file:
-        size = file_size(file)
-        if size > max_bytes:
-            raise FormatError(path.name, expected=f"at most {max_bytes} bytes", found=shown(size))
-        raw = bytearray(size)
-        read_into(file, 0, memoryview(raw), path.name)
-    return bytes(raw)

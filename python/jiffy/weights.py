@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -19,7 +19,7 @@ _PIECE_BYTES = 16 << 20  # of a file, read at a time
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Packing:
     """How tensors are packed. formats: names of `_core.format_names()`, or None to keep what the file holds
     (`foreign_types` says what that means for types that have no format of ours).
@@ -31,16 +31,10 @@ class Packing:
     weights: str | None = None
     head: str | None = None
     report: Callable[[int], None] = lambda n_bytes: None
-    packed_bytes: int = 0
-    formats: dict[str, int] = field(default_factory=dict)  # format -> weights in it
 
     def format_of(self, entry: TensorEntry) -> str:
         chosen = self.head or self.weights if entry.name in _VOCABULARY else self.weights
         return chosen or natural_format(entry.dtype)
-
-    def count(self, weight: _core.Weight) -> None:
-        self.packed_bytes += weight.n_bytes
-        self.formats[weight.format] = self.formats.get(weight.format, 0) + weight.rows * weight.cols
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,6 @@ class Weights:
             self._fill(entry, weight, report=not f32_scales)
         if not f32_scales and not all(weight.fits_f16_headers for weight in packed):
             return self._pack(entries, f32_scales=True)
-        for weight in packed:
-            self.packing.count(weight)
         return packed
 
     def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool) -> None:
