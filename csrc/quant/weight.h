@@ -1,12 +1,14 @@
 // A packed weight matrix that owns its memory, filled row by row from a file.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/file.h"
 #include "base/thread_pool.h"
 #include "quant/format.h"
 #include "quant/source.h"
@@ -36,6 +38,10 @@ class Weight {
   // kParameter for rows out of range.
   void pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool);
 
+  // The same from a file, in which row `begin` lies at `offset`: each thread reads what it packs. Throws kFormat for a
+  // file that can't be read or ends earlier, too.
+  void pack_file(int64_t begin, int64_t n_rows, const File& file, int64_t offset, SourceType type, ThreadPool& pool);
+
   // Whether f16 headers hold scales and offsets of what has been packed: none overflows, and the scale of the largest
   // group keeps all its digits (a group far below it loses nothing that counts).
   bool fits_f16_headers() const;
@@ -47,6 +53,12 @@ class Weight {
  private:
   Weight(std::string name, std::shared_ptr<const void> owner, PackedMatrix matrix)
       : name_(std::move(name)), owner_(std::move(owner)), matrix_(matrix) {}
+
+  // Where the rows [row, row + n) of a source lie for a lane, counted from the first to be packed; null ends it all.
+  using Rows = std::function<const uint8_t*(int lane, int64_t row, int64_t n)>;
+
+  // Returns whether all rows were there.
+  bool pack(int64_t begin, int64_t n_rows, SourceType type, ThreadPool& pool, const Rows& rows);
 
   std::string name_;
   std::shared_ptr<const void> owner_;  // of the memory; the two of a pair share it

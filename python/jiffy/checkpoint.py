@@ -62,7 +62,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if os.path.isfile(path) and _core.is_packed(os.fsencode(path)):
         expected = "the file or folder that it was packed from"
-        raise Unsupported(str(path), expected=expected, found="a packed file, which has only what became of its weights")
+        raise Unsupported(
+            str(path), expected=expected, found="a packed file, which has only what became of its weights"
+        )
     return _open_folder(path) if os.path.isdir(path) else _open_gguf(path)
 
 

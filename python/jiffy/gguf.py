@@ -32,8 +32,8 @@ _MAX_NAME_BYTES = 64
 _MAX_DIMS = 4
 _DEFAULT_ALIGNMENT = 32
 _ALIGNMENTS = tuple(1 << n for n in range(3, 17))  # the specification asks for a multiple of 8, ggml for a power of two
-_MAX_PAIRS = _N_TENSORS_AT = 8  # behind magic and version
-_MAX_TENSORS = 1 << 17  # a Python object takes ten times the 13 or 32 bytes that a claim takes
+_N_TENSORS_AT = 8  # behind magic and version
+_MAX_PAIRS = _MAX_TENSORS = 1 << 17  # a Python object takes ten times the 13 or 32 bytes that a claim takes
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import _core
-from .config import Config
 from .errors import FormatError, ParameterError, shown
 from .files import parse_json
 from .gguf import metadata_bytes, parse_metadata

@@ -145,9 +145,7 @@ class RopeTables:
         frequencies = scaling.frequencies(theta, head_dim, context).tolist()
         one_context = isinstance(scaling, DynamicScaling)
         cosines, sines = (
-            _core.RopeTable(
-                frequencies, context, factor=scaling.attention_factor, sine=sine, one_context=one_context
-            )
+            _core.RopeTable(frequencies, context, factor=scaling.attention_factor, sine=sine, one_context=one_context)
             for sine in (False, True)
         )
         return cls(cosines, sines)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import _core
 from .errors import FormatError
-from .foreign_types import natural_format, packable, unpacked_row_bytes
+from .foreign_types import is_packable, natural_format, packable, unpacked_row_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .tensor_entry import TensorEntry
 
 _PIECE_BYTES = 16 << 20  # of a file, read at a time
+_FILE_PIECE_BYTES = 256 << 20  # read natively, which needs no memory for them, between two reports
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 
 
@@ -100,9 +102,16 @@ class Weights:
         return packed
 
     def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool) -> None:
-        step = max(16, _PIECE_BYTES // unpacked_row_bytes(entry) // 16 * 16)
+        as_it_is = is_packable(entry.dtype) and not entry.interleaved_heads
+        piece_bytes = _FILE_PIECE_BYTES if as_it_is else _PIECE_BYTES
+        step = max(16, piece_bytes // unpacked_row_bytes(entry) // 16 * 16)
         for begin in range(0, weight.rows, step):
-            rows = entry.read_rows(begin, min(begin + step, weight.rows))
-            weight.pack_rows(begin, *packable(rows, entry.dtype, weight.format), self.packing.pool)
+            end = min(begin + step, weight.rows)
+            if as_it_is:
+                place = os.fsencode(entry.path), entry.offset + begin * entry.row_bytes
+                weight.pack_file(begin, end - begin, *place, entry.dtype, self.packing.pool)
+            else:
+                rows = packable(entry.read_rows(begin, end), entry.dtype, weight.format)
+                weight.pack_rows(begin, *rows, self.packing.pool)
             if report:
-                self.packing.report(rows.nbytes)
+                self.packing.report((end - begin) * entry.row_bytes)
