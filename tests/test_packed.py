@@ -170,8 +170,8 @@ def test_checksums_see_every_bit():
 
 
 def test_the_layout_has_a_version(tmp_path):
-    """Who changes how weights are packed has to change csrc/quant/layout_version.h, then these: packed files from before
-    would otherwise be read as if they were new."""
+    """Who changes how weights are packed has to change csrc/quant/layout_version.h, then these: packed files from
+    before would otherwise be read as if they were new."""
     tiny.write_hf_llama(tmp_path / "m")
     sums = {}
     for name in _core.format_names():

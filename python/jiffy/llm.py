@@ -45,10 +45,11 @@ def load(
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a file of `jiffy.pack`, a known name (`jiffy models` lists them), or a
-    model on the Hugging Face hub: "org/name", "org/name@revision", "org/name:file.gguf" where there are several, or
-    both, "org/name@revision:file.gguf". None: the default model, "smollm2-135m". What has been fetched once is not
-    looked up again: a branch stays at its commit until its files are deleted from the cache.
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a file that `jiffy.pack` wrote, a known name
+    (`jiffy models` lists them), or a model on the Hugging Face hub: "org/name", "org/name@revision",
+    "org/name:file.gguf" where there are several, or both, "org/name@revision:file.gguf". None: the default model,
+    "smollm2-135m". What has been fetched once is not looked up again: a branch stays at its commit until its files are
+    deleted from the cache.
     weights: a format of `jiffy.formats()`; None keeps what the file holds without loss, or, for GGUF types that have no
     format here, converts it and says so on standard error. head: the same for the vocabulary matrix.
     kv_dtype: of keys and values in the cache: "f32", "bf16" (half the bytes, no loss to speak of) or "int8" (a quarter,
@@ -87,8 +88,8 @@ def pack(
     """Packs a model into one file, which `jiffy.load` reads without any other: program, weights as they are in memory,
     config, tokenizer and chat template.
 
-    The arguments are those of `jiffy.load`. context: only for models whose rope depends on it ("dynamic" scaling), which
-    can then be loaded with this one alone. The file appears whole or not at all.
+    The arguments are those of `jiffy.load`. context: only for models whose rope depends on it ("dynamic" scaling),
+    which can then be loaded with this one alone. The file appears whole or not at all.
     Raises as `jiffy.load` does, and FormatError naming `out` if it can't be written.
     """
     loading = Loading(

@@ -102,7 +102,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Cached:
-    """A file of the cache. source, weights, head: what it holds; None for a damaged one. used: seconds since the epoch."""
+    """A file of the cache. source, weights, head: what it holds, None for a damaged one. used: when, since the epoch."""
 
     path: Path
     size: int
@@ -133,7 +133,7 @@ def clear() -> int:
 
 
 def trim(keep: Path | None = None, limit: int | None = None) -> None:
-    """Deletes the files used longest ago until `limit` bytes are left, and what dead writers have left; never `keep`."""
+    """Deletes the files used longest ago until `limit` bytes are left, and what dead writers left; never `keep`."""
     files = sorted(_files(), key=lambda file: -file[1].st_mtime)
     room = LIMIT_BYTES if limit is None else limit
     room -= sum(status.st_size for path, status in files if path == keep)
