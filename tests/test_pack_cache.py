@@ -109,7 +109,7 @@ def test_a_damaged_file_is_made_anew(cache, source, capfd, damage):
     (path,) = files(cache)
     raw = bytearray(path.read_bytes())
     program = 8 + int.from_bytes(raw[:8], "little")
-    at = {"weights": -9000, "head": program + 100, "header": 40, "layout": program + 8}.get(damage)
+    at = {"weights": -4090, "head": program + 100, "header": 40, "layout": program + 8}.get(damage)
     if at is not None:
         raw[at] ^= 64
     path.write_bytes({"cut": raw[:-4096], "empty": b""}.get(damage, raw))

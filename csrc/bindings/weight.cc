@@ -78,20 +78,23 @@ void bind_weight(py::module_& m) {
       .def("__hash__", [](const RowFormat& f) { return py::hash(py::str(f.name())); })
       .def("__repr__", &RowFormat::name);
 
+  py::class_<Arena>(m, "Arena", "Memory in huge pages that small weights share.").def(py::init<>());
+
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A packed matrix [rows, cols].")
-      .def(
-          py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales) {
-            return Weight::create(name, rows, cols, format_of(format, name, f32_scales));
-          }),
-          py::arg("name"), py::arg("rows"), py::arg("cols"), py::arg("format"), py::arg("f32_scales") = false)
+      .def(py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales,
+                       Arena* arena) {
+             return Weight::create(name, rows, cols, format_of(format, name, f32_scales), arena);
+           }),
+           py::arg("name"), py::arg("rows"), py::arg("cols"), py::arg("format"), py::arg("f32_scales") = false,
+           py::arg("arena") = nullptr)
       .def_static(
           "pair",
           [](const std::string& first, const std::string& second, int64_t rows, int64_t cols, const std::string& format,
-             bool f32_scales) {
-            return Weight::create_pair(first, second, rows, cols, format_of(format, first, f32_scales));
+             bool f32_scales, Arena* arena) {
+            return Weight::create_pair(first, second, rows, cols, format_of(format, first, f32_scales), arena);
           },
           py::arg("first"), py::arg("second"), py::arg("rows"), py::arg("cols"), py::arg("format"),
-          py::arg("f32_scales") = false,
+          py::arg("f32_scales") = false, py::arg("arena") = nullptr,
           "Two matrices of one shape, interleaved in memory for a kernel that reads both.")
       .def("pack_rows", &pack_rows, py::arg("begin"), py::arg("rows"), py::arg("type"), py::arg("pool"),
            "Packs uint8 rows [n, row_bytes] of a file's type from row `begin`, a multiple of 16.")

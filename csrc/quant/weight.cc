@@ -27,6 +27,12 @@ void check_size(const std::string& name, int64_t rows, int64_t cols) {
   }
 }
 
+std::shared_ptr<uint8_t> take(Arena* arena, int64_t bytes, const std::string& name) {
+  if (arena != nullptr) return arena->take(static_cast<size_t>(bytes), name);
+  const auto own = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(bytes), name));
+  return {own, own->as<uint8_t>()};
+}
+
 // Writes the codes of one group of one row into its lane of the slab.
 void place_codes(const uint8_t* codes, const WeightFormat& f, uint8_t* lines, int lane) {
   for (int64_t col = 0; col < f.group; col += cols_per_line(f), lines += kLineBytes) {
@@ -154,26 +160,27 @@ WeightFormat natural_format(SourceType type) {
   }
 }
 
-std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, int64_t cols,
-                                       const WeightFormat& format) {
+std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, int64_t cols, const WeightFormat& format,
+                                       Arena* arena) {
   check_size(name, rows, cols);
   const int64_t stride = slab_bytes(format, cols);
-  auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(n_slabs(rows) * stride), name));
-  const PackedMatrix matrix{buffer->as<uint8_t>(), stride, rows, cols, format};
-  return std::shared_ptr<Weight>(new Weight(name, std::move(buffer), matrix));
+  const auto memory = take(arena, n_slabs(rows) * stride, name);
+  const PackedMatrix matrix{memory.get(), stride, rows, cols, format};
+  return std::shared_ptr<Weight>(new Weight(name, memory, matrix));
 }
 
 std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> Weight::create_pair(const std::string& first,
                                                                                 const std::string& second, int64_t rows,
                                                                                 int64_t cols,
-                                                                                const WeightFormat& format) {
+                                                                                const WeightFormat& format,
+                                                                                Arena* arena) {
   check_size(first, rows, cols);
   const int64_t stride = slab_bytes(format, cols);
-  auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(2 * n_slabs(rows) * stride), first));
-  const PackedMatrix even{buffer->as<uint8_t>(), 2 * stride, rows, cols, format};
-  const PackedMatrix odd{buffer->as<uint8_t>() + stride, 2 * stride, rows, cols, format};
-  return {std::shared_ptr<Weight>(new Weight(first, buffer, even)),
-          std::shared_ptr<Weight>(new Weight(second, buffer, odd))};
+  const auto memory = take(arena, 2 * n_slabs(rows) * stride, first);
+  const PackedMatrix even{memory.get(), 2 * stride, rows, cols, format};
+  const PackedMatrix odd{memory.get() + stride, 2 * stride, rows, cols, format};
+  return {std::shared_ptr<Weight>(new Weight(first, memory, even)),
+          std::shared_ptr<Weight>(new Weight(second, memory, odd))};
 }
 
 std::shared_ptr<Weight> Weight::view(const std::string& name, const PackedMatrix& matrix,

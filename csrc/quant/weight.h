@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/buffer.h"
+#include "base/arena.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "quant/format.h"
@@ -17,16 +17,18 @@ namespace jiffy {
 
 class Weight {
  public:
-  // An unfilled matrix [rows, cols]. Throws kParameter for sizes out of 1..2^31 - 1, kOutOfMemory.
-  static std::shared_ptr<Weight> create(const std::string& name, int64_t rows, int64_t cols,
-                                        const WeightFormat& format);
+  // An unfilled matrix [rows, cols] in memory of `arena`, or of its own. Throws kParameter for sizes out of
+  // 1..2^31 - 1, kOutOfMemory.
+  static std::shared_ptr<Weight> create(const std::string& name, int64_t rows, int64_t cols, const WeightFormat& format,
+                                        Arena* arena = nullptr);
 
   // Two matrices of one shape and format whose slabs alternate in one buffer, so that a kernel which needs both reads
   // one stream (gate and up: two streams a thread cost 15 to 20 % of the bandwidth).
   static std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> create_pair(const std::string& first,
                                                                                  const std::string& second,
                                                                                  int64_t rows, int64_t cols,
-                                                                                 const WeightFormat& format);
+                                                                                 const WeightFormat& format,
+                                                                                 Arena* arena = nullptr);
 
   // A packed matrix in memory that `owner` keeps.
   static std::shared_ptr<Weight> view(const std::string& name, const PackedMatrix& matrix,

@@ -75,11 +75,22 @@ class RowFormat:
     @property
     def group(self) -> int: ...
 
+class Arena:
+    def __init__(self) -> None: ...
+
 class Weight:
-    def __init__(self, name: str, rows: int, cols: int, format: str, f32_scales: bool = False) -> None: ...
+    def __init__(
+        self, name: str, rows: int, cols: int, format: str, f32_scales: bool = False, arena: Arena | None = None
+    ) -> None: ...
     @staticmethod
     def pair(
-        first: str, second: str, rows: int, cols: int, format: str, f32_scales: bool = False
+        first: str,
+        second: str,
+        rows: int,
+        cols: int,
+        format: str,
+        f32_scales: bool = False,
+        arena: Arena | None = None,
     ) -> tuple[Weight, Weight]: ...
     def pack_rows(self, begin: int, rows: NDArray[np.uint8], type: str, pool: ThreadPool) -> None: ...
     def pack_file(self, begin: int, n_rows: int, path: bytes, offset: int, type: str, pool: ThreadPool) -> None: ...

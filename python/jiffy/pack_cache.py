@@ -102,7 +102,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Cached:
-    """A file of the cache. source, weights, head: what it holds, None for a damaged one. used: when, since the epoch."""
+    """A file of the cache. source, weights, head: what it holds, None for a damaged one. used: when, in seconds."""
 
     path: Path
     size: int

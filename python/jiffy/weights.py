@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -33,6 +33,7 @@ class Packing:
     weights: str | None = None
     head: str | None = None
     report: Callable[[int], None] = lambda n_bytes: None
+    arena: _core.Arena = field(default_factory=_core.Arena)
 
     def format_of(self, entry: TensorEntry) -> str:
         chosen = self.head or self.weights if entry.name in _VOCABULARY else self.weights
@@ -90,7 +91,7 @@ class Weights:
 
     def _pack(self, entries: list[TensorEntry], f32_scales: bool = False) -> list[_core.Weight]:
         rows, cols = entries[0].shape
-        shape = (rows, cols, self.packing.format_of(entries[0]), f32_scales)
+        shape = (rows, cols, self.packing.format_of(entries[0]), f32_scales, self.packing.arena)
         if len(entries) == 2:
             packed = list(_core.Weight.pair(entries[0].name, entries[1].name, *shape))
         else:
