@@ -51,7 +51,7 @@ int File::read(void* to, size_t bytes, int64_t offset) const {
   while (bytes > 0) {
     const ssize_t n = pread(descriptor_, p, bytes, offset);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? errno : EIO;
+    if (n <= 0) return n < 0 ? errno : ENODATA;
     p += n;
     offset += n;
     bytes -= static_cast<size_t>(n);

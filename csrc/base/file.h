@@ -19,7 +19,7 @@ class File {
 
   int64_t size() const { return size_; }
 
-  // 0, or the errno of what went wrong; EIO for a file that ends earlier.
+  // 0, or the errno of what went wrong; ENODATA for a file that ends earlier.
   int read(void* to, size_t bytes, int64_t offset) const;
 
  private:
