@@ -95,7 +95,7 @@ def write_body(path: Path, body: bytes) -> None:
     raw = path.read_bytes()
     begin = 8 + int.from_bytes(raw[:8], "little")
     room = -(-(32 + len(_body(raw))) // 4096) * 4096
-    numbers = struct.pack("<QQQ", _core.LAYOUT_VERSION, len(body), _core.checksum(body))
+    numbers = struct.pack("<QQQ", _core.LAYOUT_VERSION, len(body), _core.checksum(bytes(body)))
     program = b"jiffypak" + numbers + body
     padded = program + bytes(max(room, -(-len(program) // 4096) * 4096) - len(program))
     path.write_bytes(raw[:begin] + padded + raw[begin + room :])

@@ -69,9 +69,14 @@ class ByteReader {
     }
     return n;
   }
+  // Of printable ASCII, so that it may stand in messages.
   std::string text(const std::string& field) {
     const size_t n = count(field, 1);
-    return std::string(reinterpret_cast<const char*>(take(n, field)), n);
+    const std::string text(reinterpret_cast<const char*>(take(n, field)), n);
+    for (const char c : text) {
+      if (c < ' ' || c > '~') fail(ErrorKind::kFormat, place(field), "printable ASCII", "another byte");
+    }
+    return text;
   }
   template <class T>
   std::vector<T> numbers(const std::string& field) {

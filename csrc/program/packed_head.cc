@@ -1,6 +1,5 @@
 #include "program/packed_head.h"
 
-#include <array>
 #include <cmath>
 
 #include "base/bytes.h"
@@ -200,17 +199,12 @@ void check_head(const ByteReader& r, const PackedHead& head) {
   }
 }
 
+// Of printable ASCII (ByteReader::text).
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
-    constexpr std::array digits = {'0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'};
-    const auto byte = static_cast<uint8_t>(c);
-    if (byte < 0x20) {
-      out += std::string("\\u00") + digits[byte >> 4] + digits[byte & 15];
-    } else {
-      if (c == '"' || c == '\\') out += '\\';
-      out += c;
-    }
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
   }
   return out + '"';
 }

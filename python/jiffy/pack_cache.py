@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__, _core
-from .errors import Error, FormatError, ParameterError, Unsupported
+from .errors import Error, FormatError, Unsupported
 from .hub import cache_folder
 from .loading import Loading
 from .notice import notify
-from .packed import packed_source, read_packed, write_packed
+from .packed import load_kept, packed_source, write_packed
 from .prepared import Prepared
 
 LIMIT_BYTES = 16 << 30  # of all files together; the ones used longest ago go first
@@ -74,12 +74,8 @@ class Slot:
             if packed_source(self.path) != self.key:
                 self._announce("its files, or jiffy, have changed since")
                 return None
-            model = read_packed(self.path, self.source, loading)
+            model = load_kept(self.path, self.source, loading)
             os.utime(self.path)
-        except ParameterError as error:
-            if error.where != "context" or loading.context is None:
-                raise
-            return None  # the file is for another context, and the model's own to judge about this one
         except (FormatError, Unsupported, OSError) as error:
             self._announce(str(error))
             return None

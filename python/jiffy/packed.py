@@ -26,6 +26,7 @@ from .tokenizer import Tokenizer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .config import Config
     from .loading import Loading
 
 _CONFIG, _SOURCE, _GGUF = "config", "source", "tokenizer.gguf"
@@ -69,17 +70,29 @@ def load_packed(path: Path, loading: Loading) -> Prepared:
         if getattr(loading, name) is not None:
             expected = "None: a packed file has its formats; pack the model anew"
             raise ParameterError(name, expected=expected, found=shown(getattr(loading, name)))
-    return read_packed(path, path, loading)
-
-
-def read_packed(file: Path, path: Path, loading: Loading) -> Prepared:
-    """The same, of a file that stands for the model at `path`."""
-    packed = _core.PackedFile(os.fsencode(file))
-    config = config_from_json(packed.attachment(_CONFIG), f"{file.name} {_CONFIG}")
+    packed = _core.PackedFile(os.fsencode(path))
+    config = _config(packed, path)
     config = dataclasses.replace(config, context_length=min(config.context_length, packed.context_length))
     if packed.one_context and loading.context is None:
         loading = dataclasses.replace(loading, context=packed.context_length)
+    return _read(packed, config, path, path, loading.completed(config))
+
+
+def load_kept(file: Path, path: Path, loading: Loading) -> Prepared | None:
+    """The same, of a file that stands for the model at `path`; None if it is for another context."""
+    packed = _core.PackedFile(os.fsencode(file))
+    config = _config(packed, file)
     loading = loading.completed(config)
+    if packed.one_context and loading.context != packed.context_length:
+        return None
+    return _read(packed, config, file, path, loading)
+
+
+def _config(packed: _core.PackedFile, file: Path) -> Config:
+    return config_from_json(packed.attachment(_CONFIG), f"{file.name} {_CONFIG}")
+
+
+def _read(packed: _core.PackedFile, config: Config, file: Path, path: Path, loading: Loading) -> Prepared:
     pool = _core.ThreadPool(loading.n_threads)
     program = packed.program(loading.context, pool)
     if config.vocab_size != program.vocab_size:
