@@ -61,7 +61,8 @@ def main() -> None:
     text = arguments.text.open(encoding="utf-8", newline="").read()
 
     def read(weights: str, kv_dtype: str, head: str | None = None) -> tuple[jiffy.Model, Reading]:
-        model = jiffy.load(arguments.model, weights=weights, head=head, kv_dtype=kv_dtype, context=arguments.tokens)
+        formats = {"weights": weights, "head": head, "kv_dtype": kv_dtype}
+        model = jiffy.load(arguments.model, **formats, context=arguments.tokens, cache=False)
         return model, Reading.of(model, model.tokenizer.encode(text)[: arguments.tokens])
 
     exact = read("f32", "f32")[1]

@@ -13,6 +13,7 @@ import pytest
 import jiffy
 import parrot
 import tiny
+from jiffy import pack_cache
 from jiffy.hub import PinnedFile, fetch_package_file, fetch_package_files, resolve_model
 
 BOTCHAN = PinnedFile(
@@ -71,6 +72,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Ctrl-C works for the tests that press it, also where a shell started them in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packed_files(tmp_path_factory) -> Path:
+    """Where this process keeps packed files while it tests, instead of the user's cache."""
+    folder = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack_cache, "folder", lambda: folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,7 @@ def test_tables_are_angles(tmp_path):
     rotary = reference(tmp_path).model.rotary_emb
     cosines, sines = rotary(torch.zeros(1), torch.arange(300)[None])
     half = config.head_dim // 2
-    for table, expected in ((tables.cosines, cosines), (tables.sines, sines)):
+    for table, expected in ((np.asarray(tables.cosines), cosines), (np.asarray(tables.sines), sines)):
         assert table.shape == (300, half) and table.dtype == np.float32
         # transformers rounds position * frequency to float32: up to 299 * 2^-24, and the frequency by 2^-22 or so
         np.testing.assert_allclose(table, expected[0, :, :half].numpy(), atol=1.7 * 300 * 2.0**-21)

@@ -29,11 +29,17 @@ const char* class_name(ErrorKind kind) {
   return "Error";
 }
 
+// A name of a file, or what stands in one, may be no UTF-8.
+py::str text(const std::string& bytes) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
+}
+
 }  // namespace
 
 py::object make_exception(const Error& e) {
   const py::object type = py::module_::import("jiffy.errors").attr(class_name(e.kind));
-  return type(e.where, py::arg("expected") = e.expected, py::arg("found") = e.found);
+  return type(text(e.where), py::arg("expected") = text(e.expected), py::arg("found") = text(e.found));
 }
 
 void bind_errors(py::module_&) {

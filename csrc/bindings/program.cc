@@ -6,6 +6,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "ops/rope_table.h"
 #include "quant/weight.h"
 
 namespace py = pybind11;
@@ -28,6 +29,30 @@ std::shared_ptr<Program> build(std::vector<Value> values,
   return std::make_shared<Program>(std::move(spec));
 }
 
+// The other way round: what make_parameter() would take.
+py::list parameters(const std::shared_ptr<const Program>& program) {
+  py::list list;
+  for (const Parameter& p : program->parameters()) {
+    py::object value;
+    if (p.rope != nullptr) {
+      value = py::cast(std::const_pointer_cast<RopeTable>(p.rope));
+    } else if (p.matrix.data != nullptr) {
+      value = py::cast(Weight::view(p.name, p.matrix, program));
+    } else if (p.rows == 1) {
+      value = py::array_t<float>(p.cols, p.floats);
+    } else {
+      value = py::array_t<float>({p.rows, p.cols}, p.floats);
+    }
+    list.append(py::make_tuple(p.name, std::move(value)));
+  }
+  return list;
+}
+
+std::shared_ptr<RopeTable> make_rope_table(std::vector<double> frequencies, int64_t context, double factor, bool sine,
+                                           bool one_context) {
+  return std::make_shared<RopeTable>(RopeAngles{std::move(frequencies), factor, sine, one_context}, context);
+}
+
 }  // namespace
 
 Parameter make_parameter(const std::string& name, const py::object& value,
@@ -40,6 +65,11 @@ Parameter make_parameter(const std::string& name, const py::object& value,
     p.rows = p.matrix.rows;
     p.cols = p.matrix.cols;
     owners.push_back(weight);
+  } else if (py::isinstance<RopeTable>(value)) {
+    p.rope = value.cast<std::shared_ptr<RopeTable>>();
+    p.floats = p.rope->data();
+    p.rows = p.rope->rows();
+    p.cols = p.rope->cols();
   } else {
     const auto array = FloatArray::ensure(value);
     if (!array || array.ndim() < 1 || array.ndim() > 2)
@@ -72,9 +102,24 @@ void bind_program(py::module_& m) {
       .value("select", OpKind::kSelect)
       .value("rms_norm_quantize", OpKind::kRmsNormQuantize);
 
+  py::class_<RopeTable, std::shared_ptr<RopeTable>>(
+      m, "RopeTable", py::buffer_protocol(),
+      "factor * cos (or sin) of position * frequency: a buffer of float32 [context, head_dim / 2].")
+      .def(py::init(&make_rope_table), py::arg("frequencies"), py::arg("context"), py::kw_only(), py::arg("factor"),
+           py::arg("sine"), py::arg("one_context"), py::call_guard<py::gil_scoped_release>())
+      .def_buffer([](RopeTable& t) {
+        const auto item = static_cast<py::ssize_t>(sizeof(float));
+        return py::buffer_info(const_cast<float*>(t.data()), {t.rows(), t.cols()}, {t.cols() * item, item},
+                               /*readonly=*/true);
+      });
+
   py::class_<Value>(m, "Value")
-      .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
+      .def(py::init([](Space space, int64_t width, RowFormat format) {
+             return Value{space, width, format};
+           }),
            py::arg("space"), py::arg("width"), py::arg("format"))
+      .def_readonly("space", &Value::space)
+      .def_readonly("width", &Value::width)
       .def_readonly("format", &Value::format);
 
   py::class_<Attributes>(m, "Attributes")
@@ -126,6 +171,9 @@ void bind_program(py::module_& m) {
                                for (const Instruction& at : program.instructions()) names.emplace_back(op(at.op).name);
                                return names;
                              })
+      .def_property_readonly("values", &Program::values)
+      .def_property_readonly("parameters", &parameters, "As the constructor takes them.")
+      .def_property_readonly("instructions", &Program::instructions)
       .def_property_readonly("vocab_size", &Program::vocab_size)
       .def_property_readonly("context_length", &Program::context_length);
 }

@@ -36,6 +36,11 @@ void pack_rows(Weight& w, int64_t begin, const Bytes& rows, const std::string& t
   w.pack_rows(begin, n_rows, data, source, pool);
 }
 
+void pack_file(Weight& w, int64_t begin, int64_t n_rows, const std::string& path, int64_t offset,
+               const std::string& type, ThreadPool& pool) {
+  w.pack_file(begin, n_rows, File::open(path), offset, parse_source(type, w.name()), pool);
+}
+
 FloatArray decode_rows(const Bytes& rows, const std::string& type, int64_t cols) {
   const SourceType source = parse_source(type, "type");
   if (rows.ndim() != 2 || cols < 1 || (is_quantized(source) && cols % kSourceBlock != 0) ||
@@ -73,23 +78,29 @@ void bind_weight(py::module_& m) {
       .def("__hash__", [](const RowFormat& f) { return py::hash(py::str(f.name())); })
       .def("__repr__", &RowFormat::name);
 
+  py::class_<Arena>(m, "Arena", "Memory in huge pages that small weights share.").def(py::init<>());
+
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A packed matrix [rows, cols].")
-      .def(
-          py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales) {
-            return Weight::create(name, rows, cols, format_of(format, name, f32_scales));
-          }),
-          py::arg("name"), py::arg("rows"), py::arg("cols"), py::arg("format"), py::arg("f32_scales") = false)
+      .def(py::init([](const std::string& name, int64_t rows, int64_t cols, const std::string& format, bool f32_scales,
+                       Arena* arena) {
+             return Weight::create(name, rows, cols, format_of(format, name, f32_scales), arena);
+           }),
+           py::arg("name"), py::arg("rows"), py::arg("cols"), py::arg("format"), py::arg("f32_scales") = false,
+           py::arg("arena") = nullptr)
       .def_static(
           "pair",
           [](const std::string& first, const std::string& second, int64_t rows, int64_t cols, const std::string& format,
-             bool f32_scales) {
-            return Weight::create_pair(first, second, rows, cols, format_of(format, first, f32_scales));
+             bool f32_scales, Arena* arena) {
+            return Weight::create_pair(first, second, rows, cols, format_of(format, first, f32_scales), arena);
           },
           py::arg("first"), py::arg("second"), py::arg("rows"), py::arg("cols"), py::arg("format"),
-          py::arg("f32_scales") = false,
+          py::arg("f32_scales") = false, py::arg("arena") = nullptr,
           "Two matrices of one shape, interleaved in memory for a kernel that reads both.")
       .def("pack_rows", &pack_rows, py::arg("begin"), py::arg("rows"), py::arg("type"), py::arg("pool"),
            "Packs uint8 rows [n, row_bytes] of a file's type from row `begin`, a multiple of 16.")
+      .def("pack_file", &pack_file, py::arg("begin"), py::arg("n_rows"), py::arg("path"), py::arg("offset"),
+           py::arg("type"), py::arg("pool"), py::call_guard<py::gil_scoped_release>(),
+           "The same from a file, in which row `begin` lies at `offset`; its path is bytes as os.fsencode gives them.")
       .def("unpack", &unpack, "float32 [rows, cols], by the slow reference.")
       .def_property_readonly("name", &Weight::name)
       .def_property_readonly("format", [](const Weight& w) { return w.matrix().format.name(); })

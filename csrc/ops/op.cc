@@ -31,6 +31,13 @@ std::string describe(const Value& value) { return value.format.name() + " rows o
 
 const Op& op(OpKind kind) { return kOps[static_cast<size_t>(kind)]; }
 
+std::optional<OpKind> op_named(std::string_view name) {
+  for (size_t i = 0; i < std::size(kOps); ++i) {
+    if (name == kOps[i].name) return static_cast<OpKind>(i);
+  }
+  return {};
+}
+
 void Check::that(bool condition, const std::string& expected, const std::string& found) const {
   if (!condition) fail(ErrorKind::kFormat, where_, expected, found);
 }

@@ -2,7 +2,10 @@
 // region.
 #pragma once
 
+#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -10,6 +13,7 @@
 #include "kernels/cpu/kernels.h"
 #include "ops/batch.h"
 #include "ops/kv_layout.h"
+#include "ops/rope_table.h"
 #include "quant/activations.h"
 
 namespace jiffy {
@@ -32,6 +36,7 @@ struct Parameter {
   PackedMatrix matrix;            // data == nullptr: floats
   const float* floats = nullptr;  // [rows, cols]
   int64_t rows = 0, cols = 0;
+  std::shared_ptr<const RopeTable> rope = nullptr;  // what the floats are of, if they are one
 };
 
 enum class OpKind : uint8_t {
@@ -148,6 +153,7 @@ struct Op {
   bool replicable = false;  // so cheap for a row that every lane had better do it alone than wait for the others
 };
 const Op& op(OpKind kind);
+std::optional<OpKind> op_named(std::string_view name);
 
 void check_embedding(const Check&);
 void run_embedding(const Call&, Worker&);

@@ -43,17 +43,20 @@ GroupHeader choose_header(const float* x, int64_t n, const WeightFormat& f) {
 
 GroupHeader quantize_group(const float* x, int64_t n, const WeightFormat& f, uint8_t* codes) {
   const GroupHeader header = choose_header(x, n, f);
-  const float inverse = header.scale != 0.0f ? 1.0f / header.scale : 0.0f;
-  const float bias = static_cast<float>(code_bias(f)), most = static_cast<float>((1 << f.bits) - 1);
-  const float least = f.bits == 8 && f.offset == Offset::kNone ? 1.0f : 0.0f;  // symmetric int8 is -127..127
+  const float inverse = header.scale != 0.0f ? 1.0f / header.scale : 0.0f, offset = header.offset;
+  const auto code_of_zero = static_cast<uint32_t>(code_bias(f));  // by value: codes could lie over f, for all that a
+  const int group = f.group;                                      // compiler knows, and the loop would stay scalar
+  const float bias = static_cast<float>(code_of_zero);
+  const float lowest = (f.bits == 8 && f.offset == Offset::kNone ? 1.0f : 0.0f) - bias;  // symmetric int8: -127..127
+  const float highest = static_cast<float>((1 << f.bits) - 1) - bias;
   for (int64_t i = 0; i < n; ++i) {
-    float code = (x[i] - header.offset) * inverse;
-    code = code < least - bias ? least - bias : code;
-    code = code > most - bias ? most - bias : code;
+    float code = (x[i] - offset) * inverse;
+    code = code < lowest ? lowest : code;
+    code = code > highest ? highest : code;
     // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits: SSE2 has no rounding instruction.
-    codes[i] = static_cast<uint8_t>(std::bit_cast<uint32_t>(code + 0x1.8p23f) + static_cast<uint32_t>(code_bias(f)));
+    codes[i] = static_cast<uint8_t>(std::bit_cast<uint32_t>(code + 0x1.8p23f) + code_of_zero);
   }
-  for (int64_t i = n; i < f.group; ++i) codes[i] = static_cast<uint8_t>(code_bias(f));
+  for (int64_t i = n; i < group; ++i) codes[i] = static_cast<uint8_t>(code_of_zero);
   return header;
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <system_error>
 
 #include "base/dtype.h"
 #include "base/error.h"
@@ -24,6 +25,12 @@ void check_size(const std::string& name, int64_t rows, int64_t cols) {
   if (rows < 1 || cols < 1 || rows > kMaxSize || cols > kMaxSize) {
     fail(ErrorKind::kParameter, name, "a matrix of 1 to 2^31 - 1 rows and cols", describe(rows, cols));
   }
+}
+
+std::shared_ptr<uint8_t> take(Arena* arena, int64_t bytes, const std::string& name) {
+  if (arena != nullptr) return arena->take(static_cast<size_t>(bytes), name);
+  const auto own = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(bytes), name));
+  return {own, own->as<uint8_t>()};
 }
 
 // Writes the codes of one group of one row into its lane of the slab.
@@ -153,29 +160,57 @@ WeightFormat natural_format(SourceType type) {
   }
 }
 
-std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, int64_t cols,
-                                       const WeightFormat& format) {
+std::shared_ptr<Weight> Weight::create(const std::string& name, int64_t rows, int64_t cols, const WeightFormat& format,
+                                       Arena* arena) {
   check_size(name, rows, cols);
   const int64_t stride = slab_bytes(format, cols);
-  auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(n_slabs(rows) * stride), name));
-  const PackedMatrix matrix{buffer->as<uint8_t>(), stride, rows, cols, format};
-  return std::shared_ptr<Weight>(new Weight(name, std::move(buffer), matrix));
+  const auto memory = take(arena, n_slabs(rows) * stride, name);
+  const PackedMatrix matrix{memory.get(), stride, rows, cols, format};
+  return std::shared_ptr<Weight>(new Weight(name, memory, matrix));
 }
 
 std::pair<std::shared_ptr<Weight>, std::shared_ptr<Weight>> Weight::create_pair(const std::string& first,
                                                                                 const std::string& second, int64_t rows,
                                                                                 int64_t cols,
-                                                                                const WeightFormat& format) {
+                                                                                const WeightFormat& format,
+                                                                                Arena* arena) {
   check_size(first, rows, cols);
   const int64_t stride = slab_bytes(format, cols);
-  auto buffer = std::make_shared<Buffer>(Buffer::allocate(static_cast<size_t>(2 * n_slabs(rows) * stride), first));
-  const PackedMatrix even{buffer->as<uint8_t>(), 2 * stride, rows, cols, format};
-  const PackedMatrix odd{buffer->as<uint8_t>() + stride, 2 * stride, rows, cols, format};
-  return {std::shared_ptr<Weight>(new Weight(first, buffer, even)),
-          std::shared_ptr<Weight>(new Weight(second, buffer, odd))};
+  const auto memory = take(arena, 2 * n_slabs(rows) * stride, first);
+  const PackedMatrix even{memory.get(), 2 * stride, rows, cols, format};
+  const PackedMatrix odd{memory.get() + stride, 2 * stride, rows, cols, format};
+  return {std::shared_ptr<Weight>(new Weight(first, memory, even)),
+          std::shared_ptr<Weight>(new Weight(second, memory, odd))};
+}
+
+std::shared_ptr<Weight> Weight::view(const std::string& name, const PackedMatrix& matrix,
+                                     std::shared_ptr<const void> owner) {
+  return std::shared_ptr<Weight>(new Weight(name, std::move(owner), matrix));
 }
 
 void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, SourceType type, ThreadPool& pool) {
+  const int64_t row_bytes = source_row_bytes(type, matrix_.cols);
+  pack(begin, n_rows, type, pool, [&](int, int64_t row, int64_t) { return source + row * row_bytes; });
+}
+
+void Weight::pack_file(int64_t begin, int64_t n_rows, const File& file, int64_t offset, SourceType type,
+                       ThreadPool& pool) {
+  const int64_t row_bytes = source_row_bytes(type, matrix_.cols), lane_bytes = kSlabRows * row_bytes;
+  Buffer scratch = Buffer::allocate(static_cast<size_t>(pool.size() * lane_bytes), name_);
+  std::atomic<int> error{0};
+  const bool whole = pack(begin, n_rows, type, pool, [&](int lane, int64_t row, int64_t n) -> const uint8_t* {
+    uint8_t* to = scratch.as<uint8_t>() + lane * lane_bytes;
+    const int failed = file.read(to, static_cast<size_t>(n * row_bytes), offset + row * row_bytes);
+    if (failed != 0) error = failed;
+    return failed == 0 ? to : nullptr;
+  });
+  if (!whole) {
+    const std::string expected = std::to_string(n_rows * row_bytes) + " bytes at " + std::to_string(offset);
+    fail(ErrorKind::kFormat, name_, expected, std::generic_category().message(error));
+  }
+}
+
+bool Weight::pack(int64_t begin, int64_t n_rows, SourceType type, ThreadPool& pool, const Rows& rows) {
   if (begin < 0 || begin % kSlabRows != 0 || n_rows < 0 || begin > matrix_.rows - n_rows) {
     fail(ErrorKind::kParameter, name_, "rows within " + describe(matrix_.rows, matrix_.cols) + " from a multiple of 16",
          std::to_string(n_rows) + " rows from " + std::to_string(begin));
@@ -186,11 +221,15 @@ void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, Sou
   const int64_t row_bytes = source_row_bytes(type, matrix_.cols);
   std::vector<float> largest(static_cast<size_t>(pool.size()), 0.0f);
   std::atomic<int64_t> bad_row{-1};
+  std::atomic<bool> whole{true};
   pool.run([&](Lane& lane) {
     RowPacker packer(matrix_, type);
-    for (int64_t slab; (slab = lane.next_chunk() * kSlabRows) < n_rows;) {
-      for (int64_t r = slab; r < std::min<int64_t>(slab + kSlabRows, n_rows); ++r) {
-        if (!packer.pack(begin + r, source + r * row_bytes)) bad_row = begin + r;
+    for (int64_t row; (row = lane.next_chunk() * kSlabRows) < n_rows && whole;) {
+      const int64_t n = std::min<int64_t>(kSlabRows, n_rows - row);
+      const uint8_t* source = rows(lane.id(), row, n);
+      if (source == nullptr) whole = false;
+      for (int64_t r = 0; source != nullptr && r < n; ++r) {
+        if (!packer.pack(begin + row + r, source + r * row_bytes)) bad_row = begin + row + r;
       }
     }
     largest[static_cast<size_t>(lane.id())] = packer.largest();
@@ -200,6 +239,7 @@ void Weight::pack_rows(int64_t begin, int64_t n_rows, const uint8_t* source, Sou
     fail(ErrorKind::kFormat, name_, "finite weights", found + " in row " + std::to_string(bad_row));
   }
   for (const float x : largest) largest_ = std::fmax(largest_, x);
+  return whole;
 }
 
 bool Weight::fits_f16_headers() const {

@@ -14,7 +14,7 @@ from .errors import ContextOverflow, Error, ForkError, FormatError, OutOfMemory,
 if TYPE_CHECKING:
     from . import ops
     from .completion import Completion, TokenLogprob
-    from .llm import Model, load
+    from .llm import Model, load, pack
     from .requests import Stream
     from .sampling import SamplingParams
     from .score import Score
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Completion", "ContextOverflow", "Error", "ForkError", "FormatError", "Model", "OutOfMemory", "ParameterError",
-    "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load", "ops",
+    "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load", "ops", "pack",
 ]  # fmt: skip
 
 _LAZY = {
@@ -33,6 +33,7 @@ _LAZY = {
     "Stream": "requests",
     "TokenLogprob": "completion",
     "load": "llm",
+    "pack": "llm",
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from . import _core
 from .config import Config
 from .errors import FormatError, Unsupported
 from .gguf import read_gguf
@@ -59,6 +60,11 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises FormatError for what is damaged, missing or contradictory; Unsupported for what jiffy can't run.
     """
     path = Path(path)
+    if os.path.isfile(path) and _core.is_packed(os.fsencode(path)):
+        expected = "the file or folder that it was packed from"
+        raise Unsupported(
+            str(path), expected=expected, found="a packed file, which has only what became of its weights"
+        )
     return _open_folder(path) if os.path.isdir(path) else _open_gguf(path)
 
 

@@ -28,9 +28,9 @@ _HF_DEFAULTS: dict[str, dict[str, object]] = {
 }
 _GGUF_ARCHITECTURES = ("llama", "qwen2")  # llama.cpp's converter turns mistral into llama
 
-_MAX_DIM = 1 << 20
-_MAX_VOCAB = 1 << 22
-_MAX_LAYERS = 10_000
+MAX_DIM = 1 << 20
+MAX_VOCAB = 1 << 22
+MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,18 @@ class Config:
         model_type = fields.text("model_type")
         fields.only("hidden_act", ("silu",), default="silu")
         fields.only("quantization_config", (None,))
-        dim = fields.integer("hidden_size", _MAX_DIM)
-        n_layers = fields.integer("num_hidden_layers", _MAX_LAYERS)
-        n_heads = fields.integer("num_attention_heads", _MAX_DIM)
+        dim = fields.integer("hidden_size", MAX_DIM)
+        n_layers = fields.integer("num_hidden_layers", MAX_LAYERS)
+        n_heads = fields.integer("num_attention_heads", MAX_DIM)
         head_dim = _head_dim(fields, "head_dim", dim, n_heads)
-        vocab_size = fields.integer("vocab_size", _MAX_VOCAB)
+        vocab_size = fields.integer("vocab_size", MAX_VOCAB)
         context_length = fields.integer("max_position_embeddings", MAX_CONTEXT)
         theta, scaling = hf_rope(fields, head_dim, context_length)
         generation = _optional(folder, "generation_config.json")
         return cls(
             model_type=model_type,
             dim=dim,
-            ffn_dim=fields.integer("intermediate_size", _MAX_DIM),
+            ffn_dim=fields.integer("intermediate_size", MAX_DIM),
             n_layers=n_layers,
             n_heads=n_heads,
             n_kv_heads=_n_kv_heads(fields, "num_key_value_heads", n_heads),
@@ -109,9 +109,9 @@ class Config:
         arch = _one_of(fields, "general.architecture", _GGUF_ARCHITECTURES)
         own = fields.below(f"{arch}.")
         _refuse_gguf_variants(own)
-        dim = own.integer("embedding_length", _MAX_DIM)
-        n_layers = own.integer("block_count", _MAX_LAYERS)
-        n_heads = own.integer("attention.head_count", _MAX_DIM)
+        dim = own.integer("embedding_length", MAX_DIM)
+        n_layers = own.integer("block_count", MAX_LAYERS)
+        n_heads = own.integer("attention.head_count", MAX_DIM)
         head_dim = _head_dim(own, "attention.key_length", dim, n_heads)
         own.only("attention.value_length", (head_dim,), default=head_dim)
         own.only("rope.dimension_count", (head_dim,), default=head_dim)
@@ -122,7 +122,7 @@ class Config:
         return cls(
             model_type=arch,
             dim=dim,
-            ffn_dim=own.integer("feed_forward_length", _MAX_DIM),
+            ffn_dim=own.integer("feed_forward_length", MAX_DIM),
             n_layers=n_layers,
             n_heads=n_heads,
             n_kv_heads=_n_kv_heads(own, "attention.head_count_kv", n_heads),
@@ -169,14 +169,14 @@ def _one_of(fields: Fields, key: str, values: Iterable[str]) -> str:
 def _head_dim(fields: Fields, key: str, dim: int, n_heads: int) -> int:
     if fields.get(key) is None and dim % n_heads:
         raise fields.error(key, f"it given, or a width that {n_heads} heads divide", dim)
-    head_dim = fields.integer(key, _MAX_DIM, default=dim // n_heads)
+    head_dim = fields.integer(key, MAX_DIM, default=dim // n_heads)
     if head_dim % 2:
         raise fields.error(key, "an even number, for rope", head_dim)
     return head_dim
 
 
 def _n_kv_heads(fields: Fields, key: str, n_heads: int) -> int:
-    n_kv_heads = fields.integer(key, _MAX_DIM, default=n_heads)
+    n_kv_heads = fields.integer(key, MAX_DIM, default=n_heads)
     if n_heads % n_kv_heads:
         raise fields.error(key, f"a divisor of the {n_heads} heads", n_kv_heads)
     return n_kv_heads
@@ -191,7 +191,7 @@ def _hf_windows(fields: Fields, model_type: str, n_layers: int) -> tuple[int, ..
     window = fields.integer("sliding_window", MAX_CONTEXT) if named else 0
     if fields.get("layer_types") is not None:
         return _windows_by_type(fields, window, n_layers)
-    first = fields.integer("max_window_layers", _MAX_LAYERS, default=0, low=0)
+    first = fields.integer("max_window_layers", MAX_LAYERS, default=0, low=0)
     return tuple(window if layer >= first else 0 for layer in range(n_layers))
 
 
@@ -227,7 +227,7 @@ def _gguf_vocab_size(fields: Fields, own: Fields) -> int:
     tokens = fields.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list):
         raise fields.error("tokenizer.ggml.tokens", "an array of strings", tokens)
-    vocab_size = own.integer("vocab_size", _MAX_VOCAB, default=len(tokens))
+    vocab_size = own.integer("vocab_size", MAX_VOCAB, default=len(tokens))
     if vocab_size != len(tokens):
         raise own.error("vocab_size", f"{len(tokens)}, the number of tokens", vocab_size)
     return vocab_size

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from .errors import FormatError
 
-_MAX_JSON_BYTES = 10_000_000
+MAX_JSON_BYTES = 10_000_000
 _MAX_DIGITS = 20  # as many as 2**64 has; Python's own parser takes quadratic time over a million of them
 
 
@@ -35,7 +35,7 @@ def file_size(file: io.FileIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def read_into(file: io.FileIO, offset: int, out: memoryview, where: str) -> None:
+def read_into(file: io.FileIO | io.BytesIO, offset: int, out: memoryview, where: str) -> None:
     """Fills `out` (bytes) from `offset` of the file; FormatError at `where` if the file ends before that."""
     missing = out
     try:
@@ -52,8 +52,8 @@ def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file of at most 10 MB; FormatError for all else, see `parse_json`."""
     with open_file(path) as file:
         size = file_size(file)
-        if size > _MAX_JSON_BYTES:
-            raise FormatError(path.name, expected=f"at most {_MAX_JSON_BYTES} bytes", found=f"{size} bytes")
+        if size > MAX_JSON_BYTES:
+            raise FormatError(path.name, expected=f"at most {MAX_JSON_BYTES} bytes", found=f"{size} bytes")
         raw = bytearray(size)
         read_into(file, 0, memoryview(raw), path.name)
     return parse_json(raw, path.name)

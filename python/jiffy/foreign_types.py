@@ -53,6 +53,16 @@ def natural_format(dtype: str) -> str:
     return _FORMATS.get(dtype) or _core.natural_format(dtype)
 
 
+def is_packable(dtype: str) -> bool:
+    """Whether `Weight.pack_rows` reads a type as the file has it."""
+    return dtype not in _FORMATS
+
+
+def is_taken_over(dtype: str) -> bool:
+    """Whether packing copies a type's integers without looking at their values."""
+    return dtype in ("q4_0", "q4_1", "q8_0")
+
+
 def announce_conversions(entries: Iterable[TensorEntry], format_of: Callable[[TensorEntry], str]) -> None:
     """Says in one line on standard error what is going to be converted with loss.
 

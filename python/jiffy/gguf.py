@@ -32,6 +32,7 @@ _MAX_NAME_BYTES = 64
 _MAX_DIMS = 4
 _DEFAULT_ALIGNMENT = 32
 _ALIGNMENTS = tuple(1 << n for n in range(3, 17))  # the specification asks for a multiple of 8, ggml for a power of two
+_N_TENSORS_AT = 8  # behind magic and version
 _MAX_PAIRS = _MAX_TENSORS = 1 << 17  # a Python object takes ten times the 13 or 32 bytes that a claim takes
 
 _U32 = struct.Struct("<I")
@@ -75,16 +76,8 @@ def read_gguf(path: Path) -> GGUFFile:
     Raises FormatError for a damaged file, Unsupported for a version, byte order or tensor type that isn't read.
     """
     with open_file(path) as file:
-        header = _Header(file, path)
-        version = _read_version(header)
-        n_tensors = header.count("n_tensors", _MAX_TENSORS)
-        n_pairs = header.count("n_pairs", _MAX_PAIRS)
-        metadata: dict[str, object] = {}
-        for index in range(n_pairs):
-            key = header.string(f"key {index}", _MAX_KEY_BYTES)
-            if key in metadata:
-                raise header.error(key, "every key once", "it twice")
-            metadata[key] = _read_value(header, key)
+        header = _Header(file, path, file_size(file))
+        version, n_tensors, metadata = _read_metadata(header)
         tensors: dict[str, TensorEntry] = {}
         for index in range(n_tensors):
             entry = _read_tensor(header, index)
@@ -96,12 +89,41 @@ def read_gguf(path: Path) -> GGUFFile:
     return GGUFFile(path, version, metadata, placed)
 
 
+def metadata_bytes(path: Path) -> bytes:
+    """A GGUF file without tensors: the same metadata and nothing else. Raises as `read_gguf` does."""
+    with open_file(path) as file:
+        header = _Header(file, path, file_size(file))
+        _read_metadata(header)
+        raw = bytearray(header.read_again())
+    raw[_N_TENSORS_AT : _N_TENSORS_AT + 8] = bytes(8)
+    return bytes(raw)
+
+
+def parse_metadata(raw: bytes, where: str) -> dict[str, object]:
+    """What `metadata_bytes` holds; `where` begins its errors, which are those of `read_gguf`."""
+    return _read_metadata(_Header(io.BytesIO(raw), Path(where), len(raw)))[2]
+
+
+def _read_metadata(header: _Header) -> tuple[int, int, dict[str, object]]:
+    """The version, the number of tensors and the metadata."""
+    version = _read_version(header)
+    n_tensors = header.count("n_tensors", _MAX_TENSORS)
+    n_pairs = header.count("n_pairs", _MAX_PAIRS)
+    metadata: dict[str, object] = {}
+    for index in range(n_pairs):
+        key = header.string(f"key {index}", _MAX_KEY_BYTES)
+        if key in metadata:
+            raise header.error(key, "every key once", "it twice")
+        metadata[key] = _read_value(header, key)
+    return version, n_tensors, metadata
+
+
 class _Header:
     """Reads the head of a file in order, in growing pieces, and refuses whatever claims to pass its end."""
 
-    def __init__(self, file: io.FileIO, path: Path) -> None:
+    def __init__(self, file: io.FileIO | io.BytesIO, path: Path, file_bytes: int) -> None:
         self.path = path
-        self.file_bytes = file_size(file)
+        self.file_bytes = file_bytes
         self.at = 0
         self._file = file
         self._data = b""
@@ -109,6 +131,10 @@ class _Header:
 
     def error(self, field: str, expected: str, found: str) -> FormatError:
         return FormatError(f"{self.path.name} {field}", expected=expected, found=found)
+
+    def read_again(self) -> bytes:
+        """All that has been read."""
+        return self._data[: self.at]
 
     def take(self, n_bytes: int, field: str) -> bytes:
         start, self.at = self.at, self.at + n_bytes

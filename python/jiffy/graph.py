@@ -41,6 +41,13 @@ class Trace:
     _parameter_index: dict[int, int] = field(default_factory=dict)  # id(parameter) -> index: a tied matrix is one
     _quantized: dict[tuple[int, _core.RowFormat], Node] = field(default_factory=dict)  # (value, format) -> it as that
 
+    @classmethod
+    def of(cls, program: _core.Program, marks: list[tuple[str, int]]) -> Trace:
+        """The trace that became `program`; marks: names of values, by index."""
+        values = program.values
+        nodes = {name: Node(i, values[i].width, values[i].space, values[i].format) for name, i in marks}
+        return cls(values, program.parameters, program.instructions, nodes)
+
     def embedding(self, table: _core.Weight) -> Node:
         """Rows of table [vocab_size, dim], one for each token of the batch."""
         return self._emit(_core.OpKind.embedding, [], table.cols, [table])

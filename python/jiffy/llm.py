@@ -6,21 +6,19 @@ import os
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _core
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import open_checkpoint
 from .completion import Completion
 from .config import Config
-from .errors import OutOfMemory, ParameterError
-from .foreign_types import announce_conversions
-from .graph import Trace
+from .errors import ParameterError
 from .hub import resolve_model
-from .loading import Loading, progress_bar
-from .models import architecture
+from .loading import Loading, memory_errors
+from .packed import write_packed
+from .prepare import prepare
+from .prepared import Prepared, pack_checkpoint
 from .prompts import Fit, Prompt, PromptReader
 from .requests import Requests, Stream
 from .running import Running
 from .sampling import SamplingParams
-from .tokenizer import Tokenizer
-from .weights import Packing, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,13 +41,15 @@ def load(
     prefix_cache: bool = True,
     progress: bool = True,
     fuse: bool = True,
+    cache: bool = True,
 ) -> Model:
     """Loads a language model.
 
-    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a known name (`jiffy models` lists them), or a
-    model on the Hugging Face hub: "org/name", "org/name@revision", "org/name:file.gguf" where there are several, or
-    both, "org/name@revision:file.gguf". None: the default model, "smollm2-135m". What has been fetched once is not
-    looked up again: a branch stays at its commit until its files are deleted from the cache.
+    name_or_path: a .gguf file, a Hugging Face folder with safetensors, a file that `jiffy.pack` wrote, a known name
+    (`jiffy models` lists them), or a model on the Hugging Face hub: "org/name", "org/name@revision",
+    "org/name:file.gguf" where there are several, or both, "org/name@revision:file.gguf". None: the default model,
+    "smollm2-135m". What has been fetched once is not looked up again: a branch stays at its commit until its files are
+    deleted from the cache.
     weights: a format of `jiffy.formats()`; None keeps what the file holds without loss, or, for GGUF types that have no
     format here, converts it and says so on standard error. head: the same for the vocabulary matrix.
     kv_dtype: of keys and values in the cache: "f32", "bf16" (half the bytes, no loss to speak of) or "int8" (a quarter,
@@ -60,50 +60,65 @@ def load(
     prefix_cache: keep the keys and values of what has been computed as long as there is room, so that a prompt that
     begins like an earlier one costs only what is new in it (the same bits).
     progress: a progress bar on a terminal. fuse: False runs the program as traced (slower, the same bits).
+    cache: keep the packed weights of models of 64 MB and more in jiffy's cache folder, so that the next load only reads
+    them (the same bits); `jiffy cache` lists and clears it. False neither reads nor writes it.
 
     Raises FormatError for a damaged model, Unsupported for one that jiffy can't run, ParameterError, OutOfMemory.
     """
     if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):
         raise ParameterError("name_or_path", expected="a path or a name", found=type(name_or_path).__name__)
     loading = Loading(
-        weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse
+        weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse, cache
     )
-    checkpoint = open_checkpoint(resolve_model(name_or_path, progress))
-    loading = loading.completed(checkpoint.config)
-    try:
-        return Model(checkpoint, loading)
-    except MemoryError as error:  # numpy's, or already ours
-        if isinstance(error, OutOfMemory):
-            raise
-        expected = f"memory for weights and a context of {loading.context}"
-        raise OutOfMemory(str(checkpoint.path), expected=expected, found=str(error) or "too little") from None
+    path = resolve_model(name_or_path, progress)
+    with memory_errors(path, context):
+        return Model(prepare(path, loading))
+
+
+def pack(
+    name_or_path: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    context: int | None = None,
+    n_threads: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Packs a model into one file, which `jiffy.load` reads without any other: program, weights as they are in memory,
+    config, tokenizer and chat template.
+
+    The arguments are those of `jiffy.load`. context: only for models whose rope depends on it ("dynamic" scaling),
+    which can then be loaded with this one alone. The file appears whole or not at all.
+    Raises as `jiffy.load` does, and FormatError naming `out` if it can't be written.
+    """
+    loading = Loading(
+        weights, head, "auto", n_threads, None, context, 512, 64, prefix_cache=True, progress=progress, fuse=True
+    )
+    path = resolve_model(name_or_path, progress)
+    with memory_errors(path, context):
+        model = pack_checkpoint(open_checkpoint(path), loading)
+        write_packed(out, model, {"source": str(path), "weights": weights, "head": head})
 
 
 class Model:
     """A loaded language model. Calls from several threads join one running batch."""
 
-    def __init__(self, checkpoint: Checkpoint, loading: Loading) -> None:
-        self.config: Config = checkpoint.config
-        self.path = checkpoint.path
-        self.tokenizer = Tokenizer.from_source(checkpoint.tokenizer_source)
-        self._loading = loading
-        pool = _core.ThreadPool(loading.n_threads)
-        total = sum(entry.n_bytes for entry in checkpoint.tensors.values())
-        with progress_bar(total, loading.progress) as report:
-            self._packing = Packing(pool, loading.weights, loading.head, report)
-            announce_conversions(checkpoint.tensors.values(), self._packing.format_of)
-            self._trace = Trace()
-            weights = Weights(checkpoint.tensors, self._packing)
-            logits = architecture(self.config.model_type)(self._trace, self.config, weights, loading.context)
-        program = self._trace.build(logits, loading.context)
+    def __init__(self, prepared: Prepared) -> None:
+        self.config: Config = prepared.config
+        self.path = prepared.path
+        self.tokenizer = prepared.tokenizer
+        self._loading = loading = prepared.loading
+        self._formats, self._packed_bytes = prepared.formats, prepared.packed_bytes
+        self._trace = prepared.trace
         self._engine = _core.Engine(
-            program.fused() if loading.fuse else program,
-            pool,
+            prepared.program.fused() if loading.fuse else prepared.program,
+            prepared.pool,
             isa=loading.isa,
             context=loading.context,
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
-            kv_dtype=loading.kv_dtype_beside(self._packing.formats),
+            kv_dtype=loading.kv_dtype_beside(self._formats),
             prefix_cache=loading.prefix_cache,
         )
         self._running = Running(self._engine)
@@ -246,9 +261,9 @@ class Model:
             "heads": self.config.n_heads,
             "kv_heads": self.config.n_kv_heads,
             "vocab_size": self.config.vocab_size,
-            "parameters": sum(self._packing.formats.values()),
-            "formats": dict(self._packing.formats),
-            "packed_bytes": self._packing.packed_bytes,
+            "parameters": sum(self._formats.values()),
+            "formats": dict(self._formats),
+            "packed_bytes": self._packed_bytes,
             "kv_dtype": self._engine.kv_dtype,
             "kv_bytes": self._engine.kv_bytes,
             "context": self._loading.context,

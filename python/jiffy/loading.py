@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from . import _core
 from .arguments import integer, one_of
-from .errors import ParameterError, shown
+from .errors import OutOfMemory, ParameterError, shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .config import Config
 
 _DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
@@ -33,6 +35,7 @@ class Loading:
     prefix_cache: bool
     progress: bool
     fuse: bool
+    cache: bool = True
 
     def __post_init__(self) -> None:
         self._one_of("kv_dtype", ["auto", *KV_DTYPES])
@@ -43,7 +46,7 @@ class Loading:
         self._count("context", 2**31 - 1, optional=True)
         self._count("prefill_chunk", 65536)
         self._count("max_batch", 65536)
-        for name in ("prefix_cache", "progress", "fuse"):
+        for name in ("prefix_cache", "progress", "fuse", "cache"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(name, expected="True or False", found=shown(getattr(self, name)))
 
@@ -88,3 +91,15 @@ def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=total)
         yield lambda n_bytes: bar.advance(task, n_bytes)
+
+
+@contextmanager
+def memory_errors(path: Path, context: int | None) -> Iterator[None]:
+    """Turns numpy's MemoryError into an OutOfMemory that says what for."""
+    try:
+        yield
+    except MemoryError as error:
+        if isinstance(error, OutOfMemory):
+            raise
+        expected = "memory for weights and " + ("the context" if context is None else f"a context of {context}")
+        raise OutOfMemory(str(path), expected=expected, found=str(error) or "too little") from None

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import _core
 from .errors import Unsupported
 
 if TYPE_CHECKING:
-    from . import _core
     from .graph import Trace
 
 _TILE = 64  # positions whose probabilities share a scale in int8 attention
@@ -24,8 +24,8 @@ _PIECE = 1 << 22  # weights that are float64 at a time
 
 
 def read_parameter(parameter: object) -> np.ndarray:
-    """A parameter of a trace as float32: an array as it is, a packed matrix [rows, cols] unpacked."""
-    return parameter if isinstance(parameter, np.ndarray) else parameter.unpack()
+    """A parameter of a trace as float32: an array or a table as it is, a packed matrix [rows, cols] unpacked."""
+    return np.asarray(parameter) if isinstance(parameter, (np.ndarray, _core.RopeTable)) else parameter.unpack()
 
 
 def reference_logits(trace: Trace, token_ids: Sequence[int]) -> np.ndarray:

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import _core
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -133,15 +135,17 @@ class DivisorScaling(RopeScaling):
 
 @dataclass(frozen=True)
 class RopeTables:
-    """cosines and sines float32 [context, head_dim / 2] of the angles position * f_i, times the attention factor."""
+    """cosines and sines, float32 [context, head_dim / 2], of the angles position * f_i, times the attention factor."""
 
-    cosines: np.ndarray
-    sines: np.ndarray
+    cosines: _core.RopeTable
+    sines: _core.RopeTable
 
     @classmethod
     def make(cls, context: int, head_dim: int, theta: float, scaling: RopeScaling) -> RopeTables:
-        import numpy as np
-
-        angles = np.arange(context, dtype=np.float64)[:, None] * scaling.frequencies(theta, head_dim, context)
-        tables = (scaling.attention_factor * of(angles) for of in (np.cos, np.sin))
-        return cls(*(table.astype(np.float32) for table in tables))
+        frequencies = scaling.frequencies(theta, head_dim, context).tolist()
+        one_context = isinstance(scaling, DynamicScaling)
+        cosines, sines = (
+            _core.RopeTable(frequencies, context, factor=scaling.attention_factor, sine=sine, one_context=one_context)
+            for sine in (False, True)
+        )
+        return cls(cosines, sines)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ParameterError, shown
+from .named_files import FilesOfFolder, NamedFiles
 from .spelling import TextStream
 from .text_cuts import cuts
 from .vocabulary import Vocabulary, library_errors
@@ -43,17 +44,24 @@ class Tokenizer:
         self.special_ids = frozenset(self.special_tokens.values())
 
     @classmethod
-    def from_source(cls, source: Path | Mapping[str, object]) -> Tokenizer:
-        """From a Hugging Face folder or from a GGUF file's metadata. Raises FormatError, Unsupported."""
+    def from_source(cls, source: Path | NamedFiles | Mapping[str, object]) -> Tokenizer:
+        """From a Hugging Face folder, its files, or a GGUF file's metadata. Raises FormatError, Unsupported."""
+        if isinstance(source, NamedFiles):
+            return cls.from_files(source)
         return cls.from_gguf(source) if isinstance(source, Mapping) else cls.from_folder(source)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
         """From a Hugging Face folder: tokenizer.json and, where they exist, tokenizer_config.json,
         generation_config.json, config.json and chat_template.jinja. Raises FormatError, Unsupported."""
-        from .tokenizer_hf import vocabulary_from_folder
+        return cls.from_files(FilesOfFolder(Path(folder)))
 
-        return cls(vocabulary_from_folder(Path(folder)), "tokenizer.json")
+    @classmethod
+    def from_files(cls, files: NamedFiles) -> Tokenizer:
+        """The same, of files that need not lie in a folder."""
+        from .tokenizer_hf import vocabulary_from_files
+
+        return cls(vocabulary_from_files(files), "tokenizer.json")
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, object], where: str = "gguf") -> Tokenizer:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import _core
 from .errors import FormatError
-from .foreign_types import natural_format, packable, unpacked_row_bytes
+from .foreign_types import is_packable, natural_format, packable, unpacked_row_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from .tensor_entry import TensorEntry
 
 _PIECE_BYTES = 16 << 20  # of a file, read at a time
+_FILE_PIECE_BYTES = 256 << 20  # read natively, which needs no memory for them, between two reports
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Packing:
     """How tensors are packed. formats: names of `_core.format_names()`, or None to keep what the file holds
     (`foreign_types` says what that means for types that have no format of ours).
@@ -31,16 +33,11 @@ class Packing:
     weights: str | None = None
     head: str | None = None
     report: Callable[[int], None] = lambda n_bytes: None
-    packed_bytes: int = 0
-    formats: dict[str, int] = field(default_factory=dict)  # format -> weights in it
+    arena: _core.Arena = field(default_factory=_core.Arena)
 
     def format_of(self, entry: TensorEntry) -> str:
         chosen = self.head or self.weights if entry.name in _VOCABULARY else self.weights
         return chosen or natural_format(entry.dtype)
-
-    def count(self, weight: _core.Weight) -> None:
-        self.packed_bytes += weight.n_bytes
-        self.formats[weight.format] = self.formats.get(weight.format, 0) + weight.rows * weight.cols
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Weights:
 
     def _pack(self, entries: list[TensorEntry], f32_scales: bool = False) -> list[_core.Weight]:
         rows, cols = entries[0].shape
-        shape = (rows, cols, self.packing.format_of(entries[0]), f32_scales)
+        shape = (rows, cols, self.packing.format_of(entries[0]), f32_scales, self.packing.arena)
         if len(entries) == 2:
             packed = list(_core.Weight.pair(entries[0].name, entries[1].name, *shape))
         else:
@@ -103,14 +100,19 @@ class Weights:
             self._fill(entry, weight, report=not f32_scales)
         if not f32_scales and not all(weight.fits_f16_headers for weight in packed):
             return self._pack(entries, f32_scales=True)
-        for weight in packed:
-            self.packing.count(weight)
         return packed
 
     def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool) -> None:
-        step = max(16, _PIECE_BYTES // unpacked_row_bytes(entry) // 16 * 16)
+        as_it_is = is_packable(entry.dtype) and not entry.interleaved_heads
+        piece_bytes = _FILE_PIECE_BYTES if as_it_is else _PIECE_BYTES
+        step = max(16, piece_bytes // unpacked_row_bytes(entry) // 16 * 16)
         for begin in range(0, weight.rows, step):
-            rows = entry.read_rows(begin, min(begin + step, weight.rows))
-            weight.pack_rows(begin, *packable(rows, entry.dtype, weight.format), self.packing.pool)
+            end = min(begin + step, weight.rows)
+            if as_it_is:
+                place = os.fsencode(entry.path), entry.offset + begin * entry.row_bytes
+                weight.pack_file(begin, end - begin, *place, entry.dtype, self.packing.pool)
+            else:
+                rows = packable(entry.read_rows(begin, end), entry.dtype, weight.format)
+                weight.pack_rows(begin, *rows, self.packing.pool)
             if report:
-                self.packing.report(rows.nbytes)
+                self.packing.report((end - begin) * entry.row_bytes)

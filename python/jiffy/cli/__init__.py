@@ -12,16 +12,18 @@ from ..errors import Error
 from .bench_kernels import kernels
 from .bench_limits import limits
 from .bench_model import model
+from .cache import cache
 from .chat import chat
 from .check import check
 from .generate import generate
 from .info import info
 from .models import models
+from .pack import pack
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, chat, info, models, check):
+for command in (generate, chat, info, models, check, pack, cache):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, KvOption, ModelArgument, ThreadsOption, WeightsOption, print_table, progress
+from .options import (
+    CacheOption,
+    JsonOption,
+    KvOption,
+    ModelArgument,
+    ThreadsOption,
+    WeightsOption,
+    print_table,
+    progress,
+)
 
 if TYPE_CHECKING:
     from ..bench.model import Figure, Result
@@ -31,6 +40,7 @@ def model(
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,
+    cache: CacheOption = True,
 ) -> None:
     """Prefill, decode and batches, as shares of what this machine can do, and where the time goes.
 
@@ -47,7 +57,7 @@ def model(
     given = {name: counts for name, counts in asked.items() if counts}
     plan = Plan.quick(**given) if quick else Plan(**given)
     sequences = max(64, *plan.batch)
-    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, max_batch=sequences)
+    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, max_batch=sequences)
     with progress() as show:
         result = bench_model(loaded, plan, show)
     if plot:

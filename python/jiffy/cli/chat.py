@@ -31,6 +31,7 @@ def chat(
     weights: o.WeightsOption = None,
     kv: o.KvOption = "auto",
     threads: o.ThreadsOption = None,
+    cache: o.CacheOption = True,
     context: o.ContextOption = None,
     max_tokens: o.MaxTokensOption = 512,
     temperature: o.TemperatureOption = 0.2,
@@ -49,7 +50,7 @@ def chat(
 
     chosen = max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
     params = SamplingParams(*chosen, seed)
-    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, context=context)
+    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, context=context)
     encode_chat(loaded.tokenizer, [{"role": "user", "content": "hello"}])  # fails now if no message could be answered
     conversation = _Conversation(loaded, params, system)
     if sys.stdin.isatty():

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, KvOption, ModelArgument, ThreadsOption, WeightsOption, print_table, progress
+from .options import (
+    CacheOption,
+    JsonOption,
+    KvOption,
+    ModelArgument,
+    ThreadsOption,
+    WeightsOption,
+    print_table,
+    progress,
+)
 
 if TYPE_CHECKING:
     from ..check import Report
@@ -30,6 +39,7 @@ def check(
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,
+    cache: CacheOption = True,
 ) -> None:
     """Compare the engine, part by part, with float64 on the weights of the model's file.
 
@@ -38,7 +48,7 @@ def check(
     from ..check import check as run_check
     from ..llm import load
 
-    loaded = load(model, weights=weights, head=head, kv_dtype=kv, n_threads=threads, isa=isa, fuse=fuse)
+    loaded = load(model, weights=weights, head=head, kv_dtype=kv, n_threads=threads, cache=cache, isa=isa, fuse=fuse)
     ids = loaded.tokenizer.encode(_read(text))[: min(tokens, loaded.info()["context"])]
     with progress() as show:
         report = run_check(loaded, ids, against, show)

@@ -32,6 +32,7 @@ def generate(
     weights: o.WeightsOption = None,
     kv: o.KvOption = "auto",
     threads: o.ThreadsOption = None,
+    cache: o.CacheOption = True,
     context: o.ContextOption = None,
     max_tokens: o.MaxTokensOption = 256,
     temperature: o.TemperatureOption = 0.0,
@@ -50,7 +51,7 @@ def generate(
     chosen = max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
     params = SamplingParams(*chosen, seed, n=completions, logprobs=logprobs)
     text = sys.stdin.read() if prompt == "-" else prompt
-    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, context=context)
+    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, context=context)
     messages = None if raw or loaded.tokenizer.chat_template is None else _messages(text, system)
     if as_json or completions > 1:
         answers = loaded.generate(text, params=params) if messages is None else loaded.chat(messages, params=params)

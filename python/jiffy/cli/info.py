@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .options import JsonOption, ModelArgument, ThreadsOption, WeightsOption, print_table
+from .options import CacheOption, JsonOption, ModelArgument, ThreadsOption, WeightsOption, print_table
 
 
 def info(
@@ -12,11 +12,12 @@ def info(
     as_json: JsonOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = None,
+    cache: CacheOption = True,
 ) -> None:
     """Load a model and say what it is and how it would run."""
     from ..llm import load
 
-    facts = load(model, weights=weights, n_threads=threads).info()
+    facts = load(model, weights=weights, n_threads=threads, cache=cache).info()
     if as_json:
         print(json.dumps(facts))
         return

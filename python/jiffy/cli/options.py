@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from ..completion import Completion
 
-MODEL_HELP = "A .gguf file, a folder with safetensors, org/name on the hub, or a name of `jiffy models`."
+MODEL_HELP = "A .gguf file, a folder with safetensors, a packed file, org/name on the hub, or a name of `jiffy models`."
 ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default="smollm2-135m")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="smollm2-135m")]
 WeightsOption = Annotated[str | None, typer.Option(help="Weight format, e.g. i4 or i8.", show_default="as in the file")]
@@ -25,6 +25,9 @@ KvOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads.", show_default="physical cores")]
 ContextOption = Annotated[
     int | None, typer.Option(help="Positions of the context.", show_default="the model's, up to 8192")
+]
+CacheOption = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep packed weights for the next load; see `jiffy cache`.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
