@@ -29,7 +29,7 @@ QUANTISED_END = ["select", "rms_norm_quantize", "matmul"]
 FLOAT_LAYER = ["rms_norm", "matmul", "rope_kv_write", "attention", "matmul", "rms_norm", "gate_up", "matmul"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Mixed(Packing):
     """A format for each kind of matrix."""
 
