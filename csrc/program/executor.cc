@@ -22,7 +22,8 @@ Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, con
       plan_(plan_buffers(*program_)),
       operands_(program_->values().size()),
       scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats(*program_) * pool.size()) * sizeof(float),
-                                "attention scratch")) {}
+                                "attention scratch")),
+      shared_(Buffer::allocate(kSharedFloats * sizeof(float), "attention states")) {}
 
 // Gives every value its rows and its place for this step; grows the arena if the step is the largest so far.
 void Executor::bind(const BatchView& batch, float* result) {
@@ -57,7 +58,7 @@ bool Executor::run(const BatchView& batch, const KvLayout& kv, float* result, co
 
 void Executor::run_lane(const BatchView& batch, const KvLayout& kv, const Interrupted& interrupted,
                         const Observer& observer, Lane& lane) {
-  Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats(*program_)};
+  Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats(*program_), shared_.as<float>()};
   auto next_poll = Clock::now() + kPollInterval;
   const std::vector<Instruction>& instructions = program_->instructions();
   for (size_t i = 0; i < instructions.size(); ++i) {

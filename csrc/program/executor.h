@@ -51,6 +51,7 @@ class Executor {
   std::vector<Operand> operands_;  // [values], of the current step
   Buffer arena_;                   // the slots of plan_
   Buffer scratch_;                 // one piece a lane
+  Buffer shared_;                  // [kSharedFloats]
   std::atomic<size_t> last_;       // the instruction behind which every lane leaves
 };
 
