@@ -17,7 +17,7 @@ POOL = _core.ThreadPool(2)
 
 
 def test_every_line_of_kernels_h_has_a_case():
-    assert sorted([*kernels.CASES, *kernels.LIMITS]) == sorted(_core.kernel_names())
+    assert {name.split()[0] for name in kernels.CASES} | set(kernels.LIMITS) == set(_core.kernel_names())
 
 
 @pytest.mark.parametrize(("kernel", "fmt"), [(k, f) for k, case in kernels.CASES.items() for f in case.formats])

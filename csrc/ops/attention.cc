@@ -1,7 +1,7 @@
 // Grouped-query attention of a ragged batch over the paged KV cache: causal or bidirectional, with or without a window.
 //
-// A piece of work is one KV head and up to 16 stacked rows: the query heads that share it, of consecutive tokens of a
-// slice.
+// A piece of work is one KV head and up to 48 stacked rows: the query heads that share it, of consecutive tokens of a
+// slice. Where that gives threads too few pieces, they share the segments of each.
 #include "ops/op.h"
 #include "ops/sight.h"
 
@@ -16,7 +16,6 @@ struct Cut {
       : heads(group < kAttentionRows ? group : kAttentionRows),
         head_parts((group + heads - 1) / heads),
         tokens(kAttentionRows / heads) {}
-  int64_t token_parts(const SliceView& s) const { return (s.end - s.begin + tokens - 1) / tokens; }
 };
 
 struct Piece {
@@ -25,34 +24,104 @@ struct Piece {
   int64_t kv_head, head_part;
 };
 
-void run_piece(const Call& c, Worker& w, const Cut& cut, const Piece& piece) {
-  const Attributes& a = c.at.attributes;
-  const int64_t group = a.n_heads / a.n_kv_heads;
-  const int64_t first = piece.head_part * cut.heads;
-  const int64_t heads = first + cut.heads < group ? cut.heads : group - first;
-  const int64_t last = piece.token + cut.tokens < piece.slice->end ? piece.token + cut.tokens : piece.slice->end;
+// The pieces of a batch, slice by slice.
+class Pieces {
+ public:
+  explicit Pieces(const Call& c) : c_(c), a_(c.at.attributes), cut_(a_.n_heads / a_.n_kv_heads) {}
+
+  int64_t of(const SliceView& s) const { return parts() * ((s.end - s.begin + cut_.tokens - 1) / cut_.tokens); }
+  Piece piece(const SliceView& s, int64_t index) const {
+    const int64_t run = index / parts(), part = index % parts();
+    return {&s, s.begin + run * cut_.tokens, part % a_.n_kv_heads, part / a_.n_kv_heads};
+  }
+
+  // The segments that any token of a slice sees.
+  int64_t first_segment(const SliceView& s) const { return sight(a_, s, s.position).first / kSegment; }
+  int64_t segments(const SliceView& s) const {
+    const int64_t end = sight(a_, s, s.position + s.end - s.begin - 1).end;
+    return (end + kSegment - 1) / kSegment - first_segment(s);
+  }
+  int64_t state_floats(const SliceView& s) const {  // of one piece in one segment
+    const int64_t tokens = s.end - s.begin < cut_.tokens ? s.end - s.begin : cut_.tokens;
+    return tokens * cut_.heads * attention_state_floats(a_.head_dim);
+  }
+
+  // Whether dealing whole pieces out could leave lanes idle for an eighth of the time. Their states have to fit.
+  bool too_few(int64_t lanes) const {
+    int64_t longest = 0, total = 0, floats = 0;
+    for (int64_t i = 0; i < c_.batch.n_slices; ++i) {
+      const SliceView& s = c_.batch.slices[i];
+      longest = segments(s) > longest ? segments(s) : longest;
+      total += of(s) * segments(s);
+      floats += of(s) * segments(s) * state_floats(s);
+    }
+    return longest > 1 && 8 * longest * (lanes - 1) > total && floats <= kSharedFloats;
+  }
+
+  // Deals out all pieces, or the segments of all: body(piece, segment, states of the piece's first segment).
+  template <class Body>
+  void share(Worker& w, bool by_segment, Body&& body) const {
+    const auto units = [&](const SliceView& s) { return of(s) * (by_segment ? segments(s) : 1); };
+    int64_t n = 0, slice = 0, before = 0;
+    float* states = w.shared;  // chunks come in ascending order: the slice is found by walking on
+    for (int64_t i = 0; i < c_.batch.n_slices; ++i) n += units(c_.batch.slices[i]);
+    w.share(n, 1, [&](int64_t index, int64_t) {
+      while (index - before >= units(c_.batch.slices[slice])) {
+        const SliceView& s = c_.batch.slices[slice++];
+        before += units(s);
+        states += of(s) * segments(s) * state_floats(s);
+      }
+      const SliceView& s = c_.batch.slices[slice];
+      const int64_t per_piece = by_segment ? segments(s) : 1, at = (index - before) / per_piece;
+      body(piece(s, at), (index - before) % per_piece, states + at * segments(s) * state_floats(s));
+    });
+  }
+
+  int64_t rows(const Piece& piece) const {
+    const int64_t group = a_.n_heads / a_.n_kv_heads, left = piece.slice->end - piece.token;
+    const int64_t heads = group - piece.head_part * cut_.heads;
+    return (heads < cut_.heads ? heads : cut_.heads) * (left < cut_.tokens ? left : cut_.tokens);
+  }
+  // Calls the kernel for a piece; `part` says what of it.
+  void run(Worker& w, const Piece& piece, AttentionArgs part) const;
+
+ private:
+  int64_t parts() const { return a_.n_kv_heads * cut_.head_parts; }  // of each run of tokens
+
+  const Call& c_;
+  const Attributes& a_;
+  const Cut cut_;
+};
+
+void Pieces::run(Worker& w, const Piece& piece, AttentionArgs part) const {
+  const int64_t group = a_.n_heads / a_.n_kv_heads;
+  const int64_t first = piece.head_part * cut_.heads;
+  const int64_t heads = first + cut_.heads < group ? cut_.heads : group - first;
+  const int64_t last = piece.token + cut_.tokens < piece.slice->end ? piece.token + cut_.tokens : piece.slice->end;
   const float* q[kAttentionRows];
   float* out[kAttentionRows];
   int32_t seen_first[kAttentionRows], seen_end[kAttentionRows];
   int64_t rows = 0;
   for (int64_t t = piece.token; t < last; ++t) {
-    const Sight seen = sight(a, *piece.slice, c.batch.positions[t]);
+    const Sight seen = sight(a_, *piece.slice, c_.batch.positions[t]);
     for (int64_t h = 0; h < heads; ++h, ++rows) {
-      const int64_t at = (t * a.n_heads + piece.kv_head * group + first + h) * a.head_dim;
-      q[rows] = c.input(0).floats() + at;
-      out[rows] = c.output(0).floats() + at;
+      const int64_t at = (t * a_.n_heads + piece.kv_head * group + first + h) * a_.head_dim;
+      q[rows] = c_.input(0).floats() + at;
+      out[rows] = c_.output(0).floats() + at;
       seen_first[rows] = static_cast<int32_t>(seen.first);
       seen_end[rows] = static_cast<int32_t>(seen.end);
     }
   }
-  w.kernels.attention({.kv = c.kv.head(a.layer, piece.kv_head, piece.slice->block_table),
-                       .rows = rows,
-                       .q = q,
-                       .out = out,
-                       .first = seen_first,
-                       .end = seen_end,
-                       .scale = a.scale,
-                       .scratch = w.scratch});
+  part.kv = c_.kv.head(a_.layer, piece.kv_head, piece.slice->block_table);
+  part.rows = rows;
+  part.q = q;
+  part.out = out;
+  part.first = seen_first;
+  part.end = seen_end;
+  part.scale = a_.scale;
+  part.scratch = w.scratch;
+  part.native_pairs = w.kernels.native_pairs;
+  w.kernels.attention(part);
 }
 
 }  // namespace
@@ -74,20 +143,28 @@ void check_attention(const Check& c) {
 }
 
 void run_attention(const Call& c, Worker& w) {
-  const Attributes& a = c.at.attributes;
-  const Cut cut(a.n_heads / a.n_kv_heads);
-  const int64_t parts = a.n_kv_heads * cut.head_parts;  // of each run of tokens
-  int64_t pieces = 0;
-  for (int64_t s = 0; s < c.batch.n_slices; ++s) pieces += parts * cut.token_parts(c.batch.slices[s]);
-  int64_t slice = 0, before = 0;  // chunks come in ascending order: the slice is found by walking on
-  w.share(pieces, 1, [&](int64_t index, int64_t) {
-    while (index - before >= parts * cut.token_parts(c.batch.slices[slice])) {
-      before += parts * cut.token_parts(c.batch.slices[slice]);
-      ++slice;
-    }
-    const SliceView& s = c.batch.slices[slice];
-    const int64_t run = (index - before) / parts, part = (index - before) % parts;
-    run_piece(c, w, cut, {&s, s.begin + run * cut.tokens, part % a.n_kv_heads, part / a.n_kv_heads});
+  const Pieces pieces(c);
+  const int64_t lanes = w.lane.count();
+  if (!pieces.too_few(lanes)) {
+    return pieces.share(w, false, [&](const Piece& piece, int64_t, float*) { pieces.run(w, piece, {}); });
+  }
+  const int64_t floats = attention_state_floats(c.at.attributes.head_dim);
+  pieces.share(w, true, [&](const Piece& piece, int64_t i, float* states) {
+    const int64_t first = pieces.first_segment(*piece.slice);
+    AttentionArgs part{};
+    part.part = AttentionPart::kSegment;
+    part.segment = first + i;
+    part.next_segment = i + lanes < pieces.segments(*piece.slice) ? first + i + lanes : 0;
+    part.states = states + i * pieces.rows(piece) * floats;
+    pieces.run(w, piece, part);
+  });
+  w.lane.finish();
+  pieces.share(w, false, [&](const Piece& piece, int64_t, float* states) {
+    AttentionArgs part{};
+    part.part = AttentionPart::kMerge;
+    part.segment = pieces.first_segment(*piece.slice);
+    part.states = states;
+    pieces.run(w, piece, part);
   });
 }
 

@@ -127,11 +127,15 @@ struct Call {
   const Parameter& parameter(size_t i) const { return parameters[static_cast<size_t>(at.parameters[i])]; }
 };
 
+// What lanes leave to each other within an op: 120 thousand positions of a head_dim of 64 and 32 heads.
+inline constexpr int64_t kSharedFloats = 1 << 20;
+
 // A lane of the step's parallel region, with what its ops may use.
 struct Worker {
   Lane& lane;
   const Kernels& kernels;
   float* scratch;      // 64-byte aligned, this lane's own; attention_scratch_floats()
+  float* shared;       // [kSharedFloats], 64-byte aligned, of all lanes
   bool alone = false;  // this lane does the whole instruction, into rows of its own
 
   // Deals rows (or other items) out over the lanes in pieces: body(begin, end).
@@ -144,8 +148,9 @@ struct Worker {
   }
 };
 
-// Neither run allocates or throws; the executor ends a phase behind every instruction. All work is shared out in chunks,
-// and before its first one a lane reads nothing that a step changes: it may have come late and find the phase over.
+// Neither run allocates or throws; the executor ends a phase behind every instruction. All work is shared out in
+// chunks, and before its first one a lane reads nothing that a step changes: it may have come late and find the phase
+// over.
 struct Op {
   const char* name;
   void (*check)(const Check&);

@@ -39,7 +39,9 @@ Work parameter_work(const Call& c) {
 Work attention_work(const Call& c) {
   const Attributes& a = c.at.attributes;
   Work sum;
-  sum.arithmetic = c.kv.type == KvType::kInt8 ? Arithmetic::kInt8 : Arithmetic::kF32;
+  sum.arithmetic = c.kv.type == KvType::kInt8   ? Arithmetic::kInt8
+                   : c.kv.type == KvType::kBf16 ? Arithmetic::kBf16
+                                                : Arithmetic::kF32;
   for (int64_t s = 0; s < c.batch.n_slices; ++s) {
     const SliceView& slice = c.batch.slices[s];
     const int64_t behind = slice.position + slice.end - slice.begin;

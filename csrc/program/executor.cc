@@ -52,7 +52,8 @@ Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, con
       operands_(static_cast<size_t>(pool.size()), std::vector<Operand>(program_->values().size())),
       offsets_(plan_.slots.size()),
       scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats(*program_) * pool.size()) * sizeof(float),
-                                "attention scratch")) {
+                                "attention scratch")),
+      shared_(Buffer::allocate(kSharedFloats * sizeof(float), "attention states")) {
   for (size_t i = 0; i < plan_.replicated.size(); ++i) {
     for (const int v : program_->instructions()[i].outputs) own_[static_cast<size_t>(v)] = plan_.replicated[i];
   }
@@ -108,7 +109,7 @@ bool Executor::run(const BatchView& batch, const KvLayout& kv, Wanted wanted, co
 
 void Executor::run_lane(const Step& step, Lane& lane) {
   bind(step, lane.id());
-  Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats(*program_)};
+  Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats(*program_), shared_.as<float>()};
   auto next_poll = Clock::now() + kPollInterval;
   const std::vector<Instruction>& instructions = program_->instructions();
   for (size_t i = 0; i < instructions.size(); ++i) {

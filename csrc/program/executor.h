@@ -83,6 +83,7 @@ class Executor {
   int64_t arena_bytes_ = 0;
   Buffer arena_;              // the slots of plan_; in a replicated step, once more for each lane
   Buffer scratch_;            // one piece a lane
+  Buffer shared_;             // [kSharedFloats]
   std::atomic<size_t> last_;  // the instruction behind which lanes leave
 };
 

@@ -135,9 +135,10 @@ double run_all(const std::vector<std::shared_ptr<Work>>& work, int64_t repeats, 
                const Kernels& kernels) {
   const int64_t floats = (attention_scratch_floats(kMaxHeadDim) + 15) / 16 * 16;
   Buffer scratch = Buffer::allocate(static_cast<size_t>(floats * pool.size()) * sizeof(float), "attention scratch");
+  Buffer shared = Buffer::allocate(kSharedFloats * sizeof(float), "attention states");
   double seconds = 0.0;
   pool.run([&](Lane& lane) {
-    Worker worker{lane, kernels, scratch.as<float>() + lane.id() * floats};
+    Worker worker{lane, kernels, scratch.as<float>() + lane.id() * floats, shared.as<float>()};
     lane.barrier();
     const auto begin = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < repeats; ++i) {

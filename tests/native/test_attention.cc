@@ -75,32 +75,69 @@ struct Cache {
   }
 };
 
+constexpr int64_t kRows = 20;  // more than the kernel takes at once
+
 struct Rows {
-  std::vector<float> q;  // [kAttentionRows, head_dim]
+  std::vector<float> q;  // [kRows, head_dim]
   std::vector<int32_t> first, end;
   float scale;
 
   Rows(const Cache& cache, int32_t window)
-      : q(normal(static_cast<size_t>(kAttentionRows * cache.head_dim), 53)),
+      : q(normal(static_cast<size_t>(kRows * cache.head_dim), 53)),
         scale(1.0f / std::sqrt(static_cast<float>(cache.head_dim))) {
-    for (int32_t r = 0; r < kAttentionRows; ++r) {
+    for (int32_t r = 0; r < kRows; ++r) {
       end.push_back(std::max<int32_t>(1, static_cast<int32_t>(cache.length) - r * 40));
       first.push_back(window == 0 ? 0 : std::max(0, end.back() - window - r));
     }
   }
 
-  std::vector<float> run(const Kernels& kernels, const Cache& cache, int64_t from, int64_t rows) const {
-    std::vector<float> out(static_cast<size_t>(rows * cache.head_dim));
+  // All that a call of the kernel needs for the rows [from, from + rows).
+  struct Call {
+    std::vector<float> out;  // [rows, head_dim]
     std::vector<const float*> queries;
     std::vector<float*> outs;
+    Buffer scratch;
+    AttentionArgs args;
+  };
+  Call call(const Kernels& kernels, const Cache& cache, int64_t from, int64_t rows) const {
+    Call c{.out = std::vector<float>(static_cast<size_t>(rows * cache.head_dim)),
+           .queries = {},
+           .outs = {},
+           .scratch = Buffer::allocate(static_cast<size_t>(attention_scratch_floats(cache.head_dim)) * 4, "scratch"),
+           .args = {}};
     for (int64_t r = 0; r < rows; ++r) {
-      queries.push_back(q.data() + (from + r) * cache.head_dim);
-      outs.push_back(out.data() + r * cache.head_dim);
+      c.queries.push_back(q.data() + (from + r) * cache.head_dim);
+      c.outs.push_back(c.out.data() + r * cache.head_dim);
     }
-    Buffer scratch = Buffer::allocate(static_cast<size_t>(attention_scratch_floats(cache.head_dim)) * 4, "scratch");
-    kernels.attention({cache.view, rows, queries.data(), outs.data(), first.data() + from, end.data() + from, scale,
-                       scratch.as<float>()});
-    return out;
+    c.args = {cache.view,        rows,  c.queries.data(),      c.outs.data(),       first.data() + from,
+              end.data() + from, scale, c.scratch.as<float>(), kernels.native_pairs};
+    return c;
+  }
+
+  std::vector<float> run(const Kernels& kernels, const Cache& cache, int64_t from, int64_t rows) const {
+    Call c = call(kernels, cache, from, rows);
+    kernels.attention(c.args);
+    return c.out;
+  }
+
+  // The same by states of single segments, computed in descending order, then merged.
+  std::vector<float> run_by_segments(const Kernels& kernels, const Cache& cache, int64_t before) const {
+    const int64_t floats = kRows * attention_state_floats(cache.head_dim);
+    const int64_t begin = std::max<int64_t>(0, *std::min_element(first.begin(), first.end()) / kSegment - before);
+    const int64_t segments = (cache.length + kSegment - 1) / kSegment - begin;
+    Buffer states = Buffer::allocate(static_cast<size_t>(floats * segments) * 4, "states");
+    Call c = call(kernels, cache, 0, kRows);
+    c.args.part = AttentionPart::kSegment;
+    for (int64_t i = segments - 1; i >= 0; --i) {
+      c.args.segment = begin + i;
+      c.args.states = states.as<float>() + i * floats;
+      kernels.attention(c.args);
+    }
+    c.args.part = AttentionPart::kMerge;
+    c.args.segment = begin;
+    c.args.states = states.as<float>();
+    kernels.attention(c.args);
+    return c.out;
   }
 };
 
@@ -115,8 +152,11 @@ std::vector<double> probabilities(const Cache& cache, const Rows& rows, int64_t 
   const int64_t n = cache.head_dim;
   const float* q = rows.q.data() + r * n;
   std::vector<float> query(q, q + n);
-  for (float& x : query) x *= rows.scale;
   if (cache.type == KvType::kInt8) query = on_grid(query.data(), n);
+  if (cache.type == KvType::kBf16) {
+    for (float& x : query) x = bf16_to_f32(f32_to_bf16(x));
+  }
+  for (float& x : query) x *= rows.scale;
   std::vector<double> p(static_cast<size_t>(cache.length), 0.0);
   double top = -INFINITY, sum = 0.0;
   for (int64_t t = rows.first[static_cast<size_t>(r)]; t < rows.end[static_cast<size_t>(r)]; ++t) {
@@ -132,7 +172,8 @@ std::vector<double> probabilities(const Cache& cache, const Rows& rows, int64_t 
   return p;
 }
 
-// What rounding may add to sum_t p_t v_td: f32 arithmetic, and half a step of the 7-bit probabilities in every tile.
+// What rounding may add to sum_t p_t v_td: f32 arithmetic, and half a step of the 7-bit probabilities in every tile, or
+// that of probabilities to bf16 (2^-8), which are summed as they are rounded.
 double error_bound(const Cache& cache, const std::vector<double>& p, int64_t d) {
   const int64_t n = cache.head_dim;
   double magnitude = 0.0, steps = 0.0;
@@ -151,14 +192,24 @@ double error_bound(const Cache& cache, const std::vector<double>& p, int64_t d) 
   }
   // A score's error of head_dim eps times its magnitude moves every probability by as much.
   const double arithmetic = 0x1p-24 * magnitude * (64.0 + 8.0 * static_cast<double>(n));
+  if (cache.type == KvType::kBf16) return arithmetic + 2.0 * 0x1p-8 * magnitude;
   return arithmetic + (cache.type == KvType::kInt8 ? 1.001 * steps : 0.0);
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 void check_rows(const Cache& cache, const Rows& rows) {
   const int64_t n = cache.head_dim;
   const std::vector<float> all =
-      on_every_isa("attention", [&](const Kernels& kernels) { return rows.run(kernels, cache, 0, kAttentionRows); });
-  for (int64_t r = 0; r < kAttentionRows; ++r) {
+      on_every_isa("attention", [&](const Kernels& kernels) { return rows.run(kernels, cache, 0, kRows); });
+  Kernels other_way = select_kernels("auto");  // without the instruction for pairs of bf16: the same bits
+  other_way.native_pairs = false;
+  CHECK(same_bits(rows.run(other_way, cache, 0, kRows), all));
+  for (const int64_t before : {0, 1})
+    CHECK(same_bits(rows.run_by_segments(select_kernels("auto"), cache, before), all));
+  for (int64_t r = 0; r < kRows; ++r) {
     const std::vector<float> alone = rows.run(select_kernels("auto"), cache, r, 1);
     CHECK(std::memcmp(alone.data(), all.data() + r * n, alone.size() * sizeof(float)) == 0);
     const std::vector<double> p = probabilities(cache, rows, r);
@@ -181,6 +232,23 @@ TEST(attention_is_right_and_a_row_depends_on_itself_alone) {
       }
     }
   }
+}
+
+// vdpbf16ps takes and gives denormal numbers as zero; whoever computes without it does the same.
+TEST(denormal_numbers_in_bf16_are_zero_on_every_instruction_set) {
+  Cache cache(KvType::kBf16, 64, 70);
+  for (size_t i = 0; i < cache.v.size(); ++i) {
+    cache.v[i] *= i % 3 == 0 ? 0x1p-120f : 0x1p-130f;
+    cache.k[i] *= i % 2 == 0 ? 0x1p-70f : 1.0f;
+  }
+  cache.write(select_kernels("scalar"));
+  Rows rows(cache, 0);
+  for (size_t i = 0; i < rows.q.size(); i += 2) rows.q[i] *= 0x1p-60f;
+  const std::vector<float> out =
+      on_every_isa("attention", [&](const Kernels& kernels) { return rows.run(kernels, cache, 0, kRows); });
+  Kernels other_way = select_kernels("auto");
+  other_way.native_pairs = false;
+  CHECK(same_bits(rows.run(other_way, cache, 0, kRows), out));
 }
 
 TEST(kv_write_gives_the_same_bytes_on_every_instruction_set) {

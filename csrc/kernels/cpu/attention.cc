@@ -1,161 +1,251 @@
 // out[r] = softmax(scale * q[r] K^T over the positions [first[r], end[r])) V    rows that share a KV head
 //
-// Online softmax (Milakov and Gimelshein 2018; FlashAttention) over tiles of 64 positions, whose scores never leave L1.
-// Each fixed segment of 512 absolute positions keeps its own (max, sum, acc); segments are merged in ascending order
-// even though one call does them all, and a sliding window masks, it never moves borders: the order of every addition
-// is a function of the position alone.
+// Each fixed segment of 512 absolute positions is a softmax of its own, (max, sum, acc), whose scores stay in L1 and
+// L2: all scores, their maximum, all probabilities, their sum, then the weighted values, in registers. Segments are
+// merged in ascending order (Milakov and Gimelshein 2018), whoever computed them; a sliding window masks, it never
+// moves borders: the order of every addition is a function of the position alone.
 #include "kernels/cpu/attention_float.h"
 #include "kernels/cpu/attention_int8.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-Scratch lay_out(float* memory, int64_t width) {
+Scratch lay_out(float* memory, int64_t head_dim) {
   Scratch s;
-  s.width = width;
+  s.width = padded_head_dim(head_dim);
+  s.state = attention_state_floats(head_dim);
   const auto take = [&memory](int64_t floats) {
     float* piece = memory;
-    memory += kAttentionRows * floats;
+    memory += floats;
     return piece;
   };
-  s.q = take(width);
-  s.segment.acc = take(width);
-  s.whole.acc = take(width);
-  s.scores = take(kAttentionTile);
-  for (float** row : {&s.segment.max, &s.segment.sum, &s.whole.max, &s.whole.sum, &s.q_scale, &s.p_scale}) {
-    *row = take(1);
-  }
-  s.q_sum = reinterpret_cast<int32_t*>(take(1));
-  s.q_codes = reinterpret_cast<int8_t*>(take(width / 4));
-  s.p_codes = reinterpret_cast<int8_t*>(take(kAttentionTile / 4));
+  s.q = take(kAttentionRows * kRowFloats);
+  s.weights = take(kGroupRows * kRowFloats);
+  s.whole = take(kAttentionRows * s.state);
+  s.segment = take(kGroupRows * s.state);
+  s.partial = reinterpret_cast<uint8_t*>(take(kBlockSize / 2 * s.width));
+  s.p_scale = take(kGroupRows * kLanes);
+  s.exponent = take(kAttentionRows);
+  s.q_sum = reinterpret_cast<int32_t*>(take(kAttentionRows));
   return s;
 }
 
-void load_queries(const AttentionArgs& p, const Scratch& s) {
-  for (int64_t r = 0; r < p.rows; ++r) {
-    for (int64_t i = 0; i < s.width; i += kLanes) {
-      const int64_t left = p.kv.head_dim - i;
-      const Floats x = load_first(p.q[r] + i, static_cast<int>(smaller(kLanes, left)));
-      store(s.q + r * s.width + i, mul(x, splat(p.scale)));
-    }
+// What depends on the type of keys and values.
+struct Float32Kind : Float32 {
+  static constexpr auto load_query = load_float_query<Float32>;
+  static constexpr auto score = score_floats<Float32>;
+  static constexpr auto accumulate = accumulate_floats<Float32>;
+};
+template <class Bf16>
+struct Bf16Kind : Bf16 {
+  static constexpr auto load_query = load_float_query<Bf16>;
+  static constexpr auto score = score_floats<Bf16>;
+  static constexpr auto accumulate = accumulate_floats<Bf16>;
+};
+struct Int8Kind : Float32 {
+  static constexpr auto load_query = load_int8_query;
+  static constexpr auto score = score_int8;
+  static constexpr auto accumulate = accumulate_int8;
+};
+
+constexpr float kNone = -__builtin_inff();
+
+// Hides the scores of a block that the row doesn't see.
+void hide_unseen(const Seen& see, int64_t block, float* row) {
+  for (int64_t at = block * kBlockSize; at < (block + 1) * kBlockSize; at += kLanes) {
+    store(row + at, keep_seen(see, at, load(row + at), splat(kNone)));
   }
 }
 
-void reset(const State& s, int64_t width) {
-  store(s.max, splat(-__builtin_inff()));
-  store(s.sum, zeros());
-  for (int64_t i = 0; i < kAttentionRows * width; i += kLanes) store(s.acc + i, zeros());
+// A NaN is no maximum.
+float largest_score(const float* row, int64_t first, int64_t end) {
+  Floats top[2] = {splat(kNone), splat(kNone)};
+  for (int64_t block = first; block < end; ++block) {
+    for (int v = 0; v < 2; ++v) top[v] = max(load(row + block * kBlockSize + v * kLanes), top[v]);
+  }
+  return max_lane(max(top[0], top[1]));
 }
 
-void scale_row(float* row, int64_t width, float factor) {
-  if (factor == 1.0f) return;
-  for (int64_t i = 0; i < width; i += kLanes) store(row + i, mul(load(row + i), splat(factor)));
+// Turns a row's scores into probabilities 2^((score - max) exponent) and notes max and sum in its state.
+template <class Kind>
+void softmax_row(const AttentionArgs& p, const Scratch& s, const Group& g, int64_t r, float* state,
+                 ValuesAhead& ahead) {
+  float* row = s.weights + r * kRowFloats;
+  const Seen see = seen(p, g, r);
+  Floats nothing[2] = {zeros(), zeros()};
+  float& top = state_max(state, s.width) = kNone;
+  float& total = state_sum(state, s.width) = 0.0f;
+  if (see.low >= see.high) {
+    for (int64_t block = g.first_block(); block < g.end_block(); ++block) Kind::put(row, block, nothing);
+    return;
+  }
+  const int64_t first = see.low / kBlockSize, end = (see.high + kBlockSize - 1) / kBlockSize;
+  if (!see.all_of(first * kBlockSize, kBlockSize)) hide_unseen(see, first, row);
+  if (!see.all_of((end - 1) * kBlockSize, kBlockSize)) hide_unseen(see, end - 1, row);
+  top = largest_score(row, first, end);
+  const Floats shift = splat(top), exponent = splat(s.exponent[g.first_row + r]);
+  Floats sums = zeros();
+  for (int64_t block = g.first_block(); block < first; ++block) Kind::put(row, block, nothing);
+  for (int64_t block = first; block < end; ++block) {
+    ahead.step();
+    Floats e[2];
+    for (int v = 0; v < 2; ++v) {
+      e[v] = exp2(mul(sub(load(row + block * kBlockSize + v * kLanes), shift), exponent));
+    }
+    Kind::put(row, block, e);
+    sums = add(sums, add(e[0], e[1]));
+  }
+  for (int64_t block = end; block < g.end_block(); ++block) Kind::put(row, block, nothing);
+  total = sum(sums);
 }
 
-// Turns the scores of a tile into exp(score - max), updating max and sum, and rescales acc to the new max.
-void softmax_tile(const AttentionArgs& p, const Scratch& s, const Tile& tile) {
-  constexpr int kVectors = kAttentionTile / kLanes;
-  static_assert(kVectors == 4);
-  const Floats none = splat(-__builtin_inff());
-  const State& state = s.segment;
-  alignas(64) float new_max[kAttentionRows];
-  store(new_max, load(state.max));
-  for (int64_t r = 0; r < p.rows; ++r) {
-    Floats largest = none;
-    for (int v = 0; v < kVectors; ++v) {
-      const Floats scores = load(s.scores + r * kAttentionTile + v * kLanes);
-      largest = max(largest, keep_seen(p, r, tile.begin + v * kLanes, scores, none));
-    }
-    const float tile_max = max_lane(largest);
-    if (tile_max > new_max[r]) new_max[r] = tile_max;
-  }
-  alignas(64) float factor[kAttentionRows];
-  store(factor, exp(sub(load(state.max), load(new_max))));
-  store(state.max, load(new_max));
-  for (int64_t r = 0; r < p.rows; ++r) {
-    float* row = s.scores + r * kAttentionTile;
-    Floats e[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      const Floats weight = exp(sub(load(row + v * kLanes), splat(new_max[r])));
-      e[v] = keep_seen(p, r, tile.begin + v * kLanes, weight, zeros());
-      store(row + v * kLanes, e[v]);
-    }
-    // A row that sees nothing here keeps acc and sum as they are; its probabilities are zero.
-    if (p.end[r] <= tile.begin || p.first[r] >= tile.begin + kAttentionTile) continue;
-    state.sum[r] = state.sum[r] * factor[r] + sum(add(add(e[0], e[1]), add(e[2], e[3])));
-    scale_row(state.acc + r * s.width, s.width, factor[r]);
-  }
+// The states of a group's rows in its segment.
+template <class Kind>
+void compute_states(const AttentionArgs& p, const Scratch& s, const Group& g, float* states) {
+  Kind::score(p, s, g);
+  ValuesAhead ahead(p, g);
+  for (int64_t r = 0; r < g.rows; ++r) softmax_row<Kind>(p, s, g, r, states + r * s.state, ahead);
+  Kind::accumulate(p, s, g, states);
 }
 
 // whole = merge(whole, segment)
-void merge_segment(const AttentionArgs& p, const Scratch& s) {
-  const Floats before = load(s.whole.max), here = load(s.segment.max), both = max(before, here);
-  alignas(64) float keep[kAttentionRows], gain[kAttentionRows];
-  store(keep, exp(sub(before, both)));
-  store(gain, exp(sub(here, both)));
-  store(s.whole.max, both);
-  for (int64_t r = 0; r < p.rows; ++r) {
-    if (s.segment.sum[r] == 0.0f) continue;  // nothing visible in this segment
-    s.whole.sum[r] = s.whole.sum[r] * keep[r] + s.segment.sum[r] * gain[r];
-    for (int64_t i = r * s.width; i < (r + 1) * s.width; i += kLanes) {
-      const Floats kept = mul(load(s.whole.acc + i), splat(keep[r]));
-      store(s.whole.acc + i, fma(load(s.segment.acc + i), splat(gain[r]), kept));
-    }
+void merge_state(const Scratch& s, float exponent, float* segment, float* whole) {
+  const float here = state_sum(segment, s.width), before = state_sum(whole, s.width);
+  if (here == 0.0f) return;  // nothing visible in this segment
+  const float top = state_max(segment, s.width), old = state_max(whole, s.width), both = top > old ? top : old;
+  alignas(64) float factors[kLanes] = {(old - both) * exponent, (top - both) * exponent};
+  store(factors, exp2(load(factors)));
+  state_sum(whole, s.width) = before * factors[0] + here * factors[1];
+  state_max(whole, s.width) = both;
+  for (int64_t i = 0; i < s.width; i += kLanes) {
+    store(whole + i, fma(load(segment + i), splat(factors[1]), mul(load(whole + i), splat(factors[0]))));
   }
 }
 
-void write_out(const AttentionArgs& p, const Scratch& s) {
-  for (int64_t r = 0; r < p.rows; ++r) {
-    for (int64_t i = 0; i < p.kv.head_dim; i += kLanes) {
-      const int n = static_cast<int>(smaller(kLanes, p.kv.head_dim - i));
-      store_first(p.out[r] + i, div(load(s.whole.acc + r * s.width + i), splat(s.whole.sum[r])), n);
-    }
+void reset(const Scratch& s, float* state) {
+  for (int64_t i = 0; i < s.width; i += kLanes) store(state + i, zeros());
+  state_max(state, s.width) = kNone;
+  state_sum(state, s.width) = 0.0f;
+}
+
+void write_out(const AttentionArgs& p, const Scratch& s, int64_t r) {
+  const float* state = s.whole + r * s.state;
+  const Floats total = splat(state[s.width + 1]);
+  for (int64_t i = 0; i < p.kv.head_dim; i += kLanes) {
+    const int n = static_cast<int>(smaller(kLanes, p.kv.head_dim - i));
+    store_first(p.out[r] + i, div(load(state + i), total), n);
   }
 }
 
-// What depends on the type of keys and values.
-struct Arithmetic {
-  void (*score)(const AttentionArgs&, const Scratch&, const Tile&);
-  void (*accumulate)(const AttentionArgs&, const Scratch&, const Tile&);
+// Rows [first_row, first_row + rows) in the segment from `start`.
+Group group_of(const AttentionArgs& p, int64_t first_row, int64_t rows, int64_t start) {
+  Group g{first_row, static_cast<int>(rows), start, kSegment, 0};
+  for (int64_t r = 0; r < rows; ++r) {
+    const Seen see = seen(p, g, r);
+    if (see.low >= see.high) continue;
+    g.low = smaller(g.low, see.low);
+    g.high = see.high > g.high ? see.high : g.high;
+  }
+  return g;
+}
+
+// body(group) for all rows of the segment from `start`, as even as possible.
+template <class Body>
+void in_groups(const AttentionArgs& p, int64_t start, Body&& body) {
+  for (int64_t r = 0; r < p.rows;) {
+    const int64_t parts = (p.rows - r + kGroupRows - 1) / kGroupRows, n = (p.rows - r + parts - 1) / parts;
+    body(group_of(p, r, n, start));
+    r += n;
+  }
+}
+
+template <class Kind>
+void segment_alone(const AttentionArgs& p, const Scratch& s) {
+  in_groups(p, p.segment * kSegment, [&](const Group& g) {
+    float* states = p.states + g.first_row * s.state;
+    if (g.low < g.high) return compute_states<Kind>(p, s, g, states);
+    for (int64_t r = 0; r < g.rows; ++r) reset(s, states + r * s.state);
+  });
+}
+
+template <class Kind>
+void segments_in_turn(const AttentionArgs& p, const Scratch& s, int64_t from, int64_t to) {
+  for (int64_t start = from / kSegment * kSegment; start < to; start += kSegment) {
+    in_groups(p, start, [&](const Group& g) {
+      if (g.low >= g.high) return;
+      compute_states<Kind>(p, s, g, s.segment);
+      for (int64_t r = 0; r < g.rows; ++r) {
+        const int64_t row = g.first_row + r;
+        merge_state(s, s.exponent[row], s.segment + r * s.state, s.whole + row * s.state);
+      }
+    });
+  }
+}
+
+void merge_segments(const AttentionArgs& p, const Scratch& s, int64_t to) {
+  const int64_t n = (to + kSegment - 1) / kSegment - p.segment;
+  for (int64_t i = 0; i < n * p.rows; ++i) {
+    const int64_t r = i % p.rows;
+    merge_state(s, s.exponent[r], p.states + i * s.state, s.whole + r * s.state);
+  }
+}
+
+template <class Kind>
+__attribute__((noinline)) void attend(const AttentionArgs& p) {
+  const Scratch s = lay_out(p.scratch, p.kv.head_dim);
+  int64_t from = p.first[0], to = p.end[0];  // positions that any row sees
+  for (int64_t r = 0; r < p.rows; ++r) {
+    from = smaller(from, p.first[r]);
+    to = p.end[r] > to ? p.end[r] : to;
+    Kind::load_query(p, s, r);
+    reset(s, s.whole + r * s.state);
+  }
+  if (p.part == AttentionPart::kSegment) return segment_alone<Kind>(p, s);
+  if (p.part == AttentionPart::kMerge) {
+    merge_segments(p, s, to);
+  } else {
+    segments_in_turn<Kind>(p, s, from, to);
+  }
+  for (int64_t r = 0; r < p.rows; ++r) write_out(p, s, r);
+}
+
+// Denormal numbers count as zero while it lives, as they do for vdpbf16ps: also where that is computed by other
+// instructions.
+class NoDenormals {
+ public:
+#if defined(__x86_64__)
+  NoDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~NoDenormals() { _mm_setcsr(saved_); }
+
+ private:
+  const unsigned saved_;
+#endif
 };
 
-Arithmetic arithmetic(KvType type) {
-  switch (type) {
-    case KvType::kF32:
-      return {score_floats<float>, accumulate_floats<float>};
-    case KvType::kBf16:
-      return {score_floats<uint16_t>, accumulate_floats<uint16_t>};
-    case KvType::kInt8:
-      return {score_int8, accumulate_int8};
-  }
-  return {};
+template <class Bf16>
+void attend_bf16(const AttentionArgs& p) {
+  const NoDenormals mode;
+  attend<Bf16Kind<Bf16>>(p);
 }
 
 }  // namespace
 
 void attention(const AttentionArgs& p) {
-  const Scratch s = lay_out(p.scratch, padded_head_dim(p.kv.head_dim));
-  const Arithmetic compute = arithmetic(p.kv.type);
-  int64_t from = p.first[0], to = p.end[0];  // positions that any row sees
-  for (int64_t r = 1; r < p.rows; ++r) {
-    from = smaller(from, p.first[r]);
-    to = p.end[r] > to ? p.end[r] : to;
+  switch (p.kv.type) {
+    case KvType::kF32:
+      return attend<Float32Kind>(p);
+    case KvType::kBf16:
+      if constexpr (kHasNativePairs) {
+        if (p.native_pairs) return attend_bf16<NativeBf16>(p);
+      }
+      return attend_bf16<WideBf16>(p);
+    case KvType::kInt8:
+      return attend<Int8Kind>(p);
   }
-  load_queries(p, s);
-  if (p.kv.type == KvType::kInt8) quantize_queries(p, s);
-  reset(s.whole, s.width);
-  for (int64_t position = from / kAttentionTile * kAttentionTile; position < to;) {
-    reset(s.segment, s.width);
-    const int64_t segment_end = smaller(to, (position / kSegment + 1) * kSegment);
-    for (; position < segment_end; position += kAttentionTile) {
-      const Tile tile{position, smaller(kAttentionTile, segment_end - position)};
-      compute.score(p, s, tile);
-      softmax_tile(p, s, tile);
-      compute.accumulate(p, s, tile);
-    }
-    merge_segment(p, s);
-  }
-  write_out(p, s);
 }
 
 }  // namespace jiffy::JIFFY_ISA

@@ -1,7 +1,6 @@
-// Scores and weighted sums over int8 keys and values. Queries are int8 with one scale a row, so scores are exact
-// integers times two scales. Probabilities times the values' scales are quantised to 7 bits a row and tile (8 bits are
-// no better, docs/design.md), and summed exactly; one FMA a tile takes the sum over to f32. Included inside no
-// namespace.
+// Attention over int8 keys and values. Queries are int8 with one scale a row, so scores are exact integers times two
+// scales. Probabilities times the values' scales are quantised to 7 bits a row and tile (8 bits are no better,
+// docs/design.md), and summed exactly; one FMA a tile takes the sum over to f32. Included inside no namespace.
 #pragma once
 
 #include "kernels/cpu/attention_tile.h"
@@ -10,112 +9,151 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-constexpr int kQuad = 4;                                          // codes in a lane of a line
-constexpr int kColVectors = kRowsAtOnce == kMaxTileRows ? 2 : 1;  // of values that share a pass over probabilities
+constexpr int kTileVectors = kAttentionTile / kLanes;
+constexpr int64_t kTiles = kSegment / kAttentionTile;
+constexpr int64_t kQuads = kBlockSize / 4;  // steps of a block's values
+static_assert(kTileVectors == 4 && kTiles <= kLanes);
 
-// The dot products' sum without what the bias of 128 in the cache's codes added.
-inline Ints without_bias(Ints dot, int32_t sum_of_codes) {
-  return kBytesBiased ? add(dot, splat(-128 * sum_of_codes)) : dot;
+struct KeyCodes {
+  using Sum = Ints;
+  using Line = Codes;
+  static constexpr int64_t kStepBytes = 4;
+  static constexpr int kMostRows = kWideFile ? kGroupRows : 4;
+  static Line line(const uint8_t* p) { return load_codes(p); }
+  static const int8_t* element(const uint8_t* a) { return reinterpret_cast<const int8_t*>(a); }
+  static void add_product(Sum& sum, const Line& b, const int8_t* a) { dot_bytes(sum, b, a); }
+};
+struct ValueCodes : KeyCodes {
+  static FourCodes element(const uint8_t* a) { return splat_four(a); }
+  static void add_product(Sum& sum, const Line& b, FourCodes a) { dot_signed(sum, b, a); }
+};
+
+inline void load_int8_query(const AttentionArgs& p, const Scratch& s, int64_t r) {
+  alignas(64) float x[kMaxHeadDim];
+  const float sign = p.scale < 0.0f ? -1.0f : 1.0f;
+  for (int64_t i = 0; i < s.width; i += kLanes) {
+    store(x + i, mul(load_first(p.q[r] + i, static_cast<int>(smaller(kLanes, p.kv.head_dim - i))), splat(sign)));
+  }
+  const Int8Row row = quantize_lanes(x, s.width, reinterpret_cast<int8_t*>(s.q + r * kRowFloats));
+  s.q_sum[r] = row.sum;
+  s.exponent[r] = row.scale * (p.scale * sign * 0x1.715476p0f);
 }
 
-void quantize_queries(const AttentionArgs& p, const Scratch& s) {
-  for (int64_t r = 0; r < p.rows; ++r) {
-    const Int8Row row = quantize_lanes(s.q + r * s.width, s.width, s.q_codes + r * s.width);
-    s.q_scale[r] = row.scale;
-    s.q_sum[r] = row.sum;
+// Scores lack the row's scale, which stands in its exponent.
+inline void score_int8(const AttentionArgs& p, const Scratch& s, const Group& g) {
+  for (int64_t block = g.first_block(); block < g.end_block(); ++block) {
+    const int64_t position = g.start + block * kBlockSize;
+    const uint8_t* keys = p.kv.keys(position);
+    const uint8_t* ahead = ahead_of_keys(p, g, block, keys);
+    const float* scales = p.kv.key_scales(position);
+    in_row_groups<KeyCodes::kMostRows>(g.rows, [&]<int kRows>(int64_t first) {
+      const int64_t row = g.first_row + first;
+      float* scores = s.weights + first * kRowFloats + block * kBlockSize;
+      for (int at = 0; at < 2; at += kPanelVectors) {
+        Ints sums[kRows][kPanelVectors];
+        for (int r = 0; r < kRows; ++r) {
+          for (Ints& sum : sums[r]) sum = splat(kBytesBiased ? -128 * s.q_sum[row + r] : 0);
+        }
+        panel<KeyCodes>(sums, {.a = reinterpret_cast<const uint8_t*>(s.q + row * kRowFloats),
+                               .lines = keys + at * 64,
+                               .ahead = ahead + at * 64,
+                               .stride = kLinesBytes,
+                               .steps = (p.kv.head_dim + 3) / 4});
+        for (int v = 0; v < kPanelVectors; ++v) {
+          const Floats scale = load(scales + (at + v) * kLanes);
+          for (int r = 0; r < kRows; ++r) {
+            store(scores + r * kRowFloats + (at + v) * kLanes, mul(to_floats(sums[r][v]), scale));
+          }
+        }
+      }
+    });
   }
 }
 
-// scores[first : first + kRows, at : at + 32] of one block.
-template <int kRows>
-void score_block(const AttentionArgs& p, const Scratch& s, int64_t first, int64_t position, float* scores) {
-  constexpr int kVectors = kBlockSize / kLanes;
-  const uint8_t* line = p.kv.keys(position);
-  const int8_t* q = s.q_codes + first * s.width;
-  Ints dots[kRows][kVectors];
-  for (auto& row : dots) {
-    for (Ints& dot : row) dot = splat(int32_t{0});
-  }
-  for (int64_t d = 0; d < p.kv.head_dim; d += kQuad, line += kVectors * kLineBytes) {
-    Codes keys[kVectors];
-    for (int v = 0; v < kVectors; ++v) keys[v] = load_codes(line + v * kLineBytes);
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v) dot_bytes(dots[r][v], keys[v], q + r * s.width + d);
-    }
-  }
-  const float* scales = p.kv.key_scales(position);
-  for (int r = 0; r < kRows; ++r) {
-    const Floats q_scale = splat(s.q_scale[first + r]);
-    for (int v = 0; v < kVectors; ++v) {
-      const Floats dot = to_floats(without_bias(dots[r][v], s.q_sum[first + r]));
-      store(scores + (first + r) * kAttentionTile + v * kLanes, mul(dot, mul(q_scale, load(scales + v * kLanes))));
-    }
-  }
-}
-
-void score_int8(const AttentionArgs& p, const Scratch& s, const Tile& tile) {
-  for (int64_t at = 0; at < tile.present; at += kBlockSize) {
-    in_row_groups(p.rows,
-                  [&]<int kRows>(int64_t first) { score_block<kRows>(p, s, first, tile.begin + at, s.scores + at); });
-  }
-}
-
-// Probabilities times the scales of the values that they meet, as codes; zero outside of what the row sees, whatever
-// scale stands there.
-int32_t quantize_probabilities(const AttentionArgs& p, const Scratch& s, const Tile& tile, int64_t row) {
-  alignas(64) float weighted[kAttentionTile];
-  const float* probabilities = s.scores + row * kAttentionTile;
-  for (int64_t at = 0; at < kAttentionTile; at += kLanes) {
-    if (at >= tile.present) {
-      store(weighted + at, zeros());
+// Multiplies a tile's probabilities with the scales of the values that they meet, zero where the row sees nothing,
+// whatever scale stands there; returns the largest as bits, where NaN is largest.
+inline int32_t weigh_tile(const AttentionArgs& p, const Group& g, const Seen& see, int64_t tile, float* row) {
+  Ints largest = splat(int32_t{0});
+  for (int v = 0; v < kTileVectors; ++v) {
+    const int64_t at = tile * kAttentionTile + v * kLanes;
+    if (see.none_of(at, kLanes)) {
+      store(row + at, zeros());
       continue;
     }
-    const float* scales = p.kv.value_scales(tile.begin + at) + at % kBlockSize;
-    const Floats product = mul(load(probabilities + at), load(scales));
-    store(weighted + at, keep_seen(p, row, tile.begin + at, product, zeros()));
+    const float* scales = p.kv.value_scales(g.start + at) + at % kBlockSize;
+    Floats x = mul(load(row + at), load(scales));
+    if (!see.all_of(at, kLanes)) x = keep_seen(see, at, x, zeros());
+    largest = max(largest, bits(x));
+    store(row + at, x);
   }
-  const Int8Row codes = quantize_lanes(weighted, kAttentionTile, s.p_codes + row * kAttentionTile);
-  s.p_scale[row] = codes.scale;
-  return codes.sum;
+  return max_lane(largest);
 }
 
-// acc[first : first + kRows, col : col + 16 * kVectors] += the tile's weighted sum
-template <int kRows, int kVectors>
-void accumulate_cols(const AttentionArgs& p, const Scratch& s, const Tile& tile, int64_t first, int64_t col,
-                     const int32_t* sums) {
-  Ints dots[kRows][kVectors];
-  for (auto& row : dots) {
-    for (Ints& dot : row) dot = splat(int32_t{0});
+// Probabilities, weighted, become codes, which take the place of the row's beginning.
+inline void quantize_weights(const AttentionArgs& p, const Scratch& s, const Group& g, int64_t r) {
+  float* row = s.weights + r * kRowFloats;
+  const Seen see = seen(p, g, r);
+  const int64_t first = g.first_block() / 2, end = (g.end_block() + 1) / 2;
+  alignas(64) float largest[kLanes] = {}, inverse[kLanes];
+  for (int64_t tile = first; tile < end; ++tile) {
+    const int32_t bits_of_largest = weigh_tile(p, g, see, tile, row);
+    __builtin_memcpy(largest + tile, &bits_of_largest, 4);
   }
-  const int8_t* codes = s.p_codes + first * kAttentionTile;
-  for (int64_t at = 0; at < tile.present; at += kBlockSize) {
-    const uint8_t* line = p.kv.values(tile.begin + at) + col * kQuad;
-    for (int64_t t = at; t < at + kBlockSize; t += kQuad, line += s.width * kQuad) {
-      Codes values[kVectors];
-      for (int v = 0; v < kVectors; ++v) values[v] = load_codes(line + v * kLineBytes);
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kVectors; ++v) dot_bytes(dots[r][v], values[v], codes + r * kAttentionTile + t);
+  const Floats top = load(largest);
+  store(s.p_scale + r * kLanes, mul(top, splat(1.0f / 127.0f)));
+  // What is too small to divide by counts as nothing. A NaN is in the scale, whatever the codes.
+  store(inverse, div(splat(127.0f), max(top, splat(0x1p-118f))));
+  int8_t* codes = reinterpret_cast<int8_t*>(row);
+  for (int64_t tile = first; tile < end; ++tile) {
+    const Floats factor = splat(inverse[tile]);
+    Ints q[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) {
+      q[v] = round_to_ints(mul(load(row + tile * kAttentionTile + v * kLanes), factor));
+    }
+    for (int v = 0; v < kTileVectors; ++v) store_low_bytes(codes + tile * kAttentionTile + v * kLanes, q[v]);
+  }
+}
+
+template <int kRows, int kVectors>
+void accumulate_codes(const AttentionArgs& p, const Scratch& s, const Group& g, int64_t first, int64_t col,
+                      float* states) {
+  const uint8_t* weights = reinterpret_cast<const uint8_t*>(s.weights + first * kRowFloats);
+  float* acc = states + first * s.state + col;
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store(acc + r * s.state + v * kLanes, zeros());
+  }
+  for (int64_t block = g.first_block(); block < g.end_block();) {
+    const int64_t tile = block / 2;
+    Ints sums[kRows][kVectors];
+    for (auto& row : sums) {
+      for (Ints& sum : row) sum = splat(int32_t{0});
+    }
+    for (; block < g.end_block() && block / 2 == tile; ++block) {
+      const uint8_t* values = p.kv.values(g.start + block * kBlockSize);
+      panel<ValueCodes>(sums, {.a = weights + block * kBlockSize,
+                               .lines = values + col * 4,
+                               .ahead = ahead_of_values(p, g, block, values) + col * 4,
+                               .stride = s.width * 4,
+                               .steps = kQuads});
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const Floats scale = splat(s.p_scale[(first + r) * kLanes + tile]);
+      for (int v = 0; v < kVectors; ++v) {
+        float* at = acc + r * s.state + v * kLanes;
+        store(at, fma(to_floats(sums[r][v]), scale, load(at)));
       }
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    const Floats scale = splat(s.p_scale[first + r]);
-    for (int v = 0; v < kVectors; ++v) {
-      float* acc = s.segment.acc + (first + r) * s.width + col + v * kLanes;
-      store(acc, fma(to_floats(without_bias(dots[r][v], sums[first + r])), scale, load(acc)));
-    }
-  }
 }
 
-void accumulate_int8(const AttentionArgs& p, const Scratch& s, const Tile& tile) {
-  int32_t sums[kAttentionRows];
-  for (int64_t r = 0; r < p.rows; ++r) sums[r] = quantize_probabilities(p, s, tile, r);
-  in_row_groups(p.rows, [&]<int kRows>(int64_t first) {
+inline void accumulate_int8(const AttentionArgs& p, const Scratch& s, const Group& g, float* states) {
+  for (int64_t r = 0; r < g.rows; ++r) quantize_weights(p, s, g, r);
+  in_row_groups<ValueCodes::kMostRows>(g.rows, [&]<int kRows>(int64_t first) {
     int64_t col = 0;
-    for (; s.width - col >= kColVectors * kLanes; col += kColVectors * kLanes) {
-      accumulate_cols<kRows, kColVectors>(p, s, tile, first, col, sums);
+    for (; s.width - col >= kPanelVectors * kLanes; col += kPanelVectors * kLanes) {
+      accumulate_codes<kRows, kPanelVectors>(p, s, g, first, col, states);
     }
-    if (col < s.width) accumulate_cols<kRows, 1>(p, s, tile, first, col, sums);
+    if (kPanelVectors > 1 && col < s.width) accumulate_codes<kRows, 1>(p, s, g, first, col, states);
   });
 }
 

@@ -129,8 +129,8 @@ struct GeluArgs {
 };
 
 inline constexpr int kSegment = 512;       // absolute positions that attention sums apart from all others
-inline constexpr int kAttentionTile = 64;  // positions whose scores are in L1 together
-inline constexpr int kAttentionRows = 16;  // (token, query head) rows that share a read of K and V
+inline constexpr int kAttentionTile = 64;  // positions whose int8 probabilities share a scale
+inline constexpr int kAttentionRows = 48;  // (token, query head) rows that share a read of K and V from far memory
 
 // Stores the keys and values of the positions [position, position + end - begin).
 struct KvWriteArgs {
@@ -142,9 +142,12 @@ struct KvWriteArgs {
   int64_t begin, end;  // rows
 };
 
+// Threads may share the rows of a long sequence: each computes states of single segments, which are merged later.
+enum class AttentionPart : uint8_t { kAll, kSegment, kMerge };
+
 // out[r] = softmax(scale * q[r] K^T over the positions [first[r], end[r])) V, for rows that share a KV head.
-// Positions are summed in tiles within fixed segments of absolute position, segments in ascending order, whatever the
-// batch or chunk: the bits depend on the row alone.
+// Positions are summed within fixed segments of absolute position, segments in ascending order, whatever the batch, the
+// chunk or the part: the bits depend on the row alone.
 struct AttentionArgs {
   KvHeadView kv;
   int64_t rows;           // 1..kAttentionRows
@@ -153,11 +156,18 @@ struct AttentionArgs {
   const int32_t* first;   // [rows], each >= 0
   const int32_t* end;     // [rows], each > first
   float scale;
-  float* scratch;  // [attention_scratch_floats(head_dim)], 64-byte aligned
+  float* scratch;             // [attention_scratch_floats(head_dim)], 64-byte aligned
+  bool native_pairs = false;  // as Kernels::native_pairs says
+  AttentionPart part = AttentionPart::kAll;
+  int64_t segment = 0;       // kSegment: computes states of this one; kMerge: states begin at this one
+  int64_t next_segment = 0;  // kSegment: what this thread computes next, probably; 0: unknown
+  float* states = nullptr;   // [rows, attention_state_floats(head_dim)], for kMerge of all segments, 64-byte aligned
 };
+constexpr int64_t attention_state_floats(int64_t head_dim) { return padded_head_dim(head_dim) + 16; }
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {
-  const int64_t width = padded_head_dim(head_dim);
-  return kAttentionRows * (3 * width + width / 4 + kAttentionTile + kAttentionTile / 4 + 7);
+  constexpr int64_t kGroupRows = 12, kRowFloats = kSegment + 16;  // attention_tile.h
+  return (kAttentionRows + kGroupRows) * (kRowFloats + attention_state_floats(head_dim)) + 4 * kAttentionRows +
+         kGroupRows * 16 + kBlockSize / 2 * padded_head_dim(head_dim);
 }
 
 inline constexpr int64_t kMaxBlock = 64;

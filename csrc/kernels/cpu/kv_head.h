@@ -1,11 +1,13 @@
 // How one KV head of one layer keeps the keys and values of a block's 32 positions.
 //
-//   f32, bf16   keys [head_dim][32]           values [32][padded_head_dim]
-//   int8        keys [head_dim / 4][32][4]    values [32 / 4][padded_head_dim][4]    scales [keys, values][32] f32
+//   f32    keys [head_dim][32]           values [32][padded_head_dim]
+//   bf16   keys [head_dim / 2][32][2]    values [16][padded_head_dim][2]: position t beside t + 16
+//   int8   keys [head_dim / 4][32][4]    values [32 / 4][padded_head_dim][4]    scales [keys, values][32] f32
 //
-// Positions lie in lanes for scores, dimensions for the weighted sum of values. int8 codes are biased by 128 (the
-// unsigned operand of vpdpbusd) and interleaved by fours along what a dot product sums over: key = scale * (code - 128)
-// with one scale a position.
+// Positions lie in lanes for scores, dimensions for the weighted sum of values; elements that one instruction
+// multiplies and adds lie side by side. Pairs of values are 16 positions apart, so that two vectors of probabilities
+// make a vector of pairs without moving a lane. Codes of keys are biased by 128, as vpdpbusd has one unsigned operand:
+// key = scale * (code - 128) with one scale a position. Probabilities are never negative, so values need no bias.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +23,7 @@ constexpr int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 1
 
 constexpr int64_t key_bytes(KvType type, int64_t head_dim) {
   if (type == KvType::kInt8) return (head_dim + 3) / 4 * 4 * kBlockSize;
-  return head_dim * kBlockSize * (type == KvType::kF32 ? 4 : 2);
+  return type == KvType::kF32 ? head_dim * kBlockSize * 4 : (head_dim + 1) / 2 * 2 * kBlockSize * 2;
 }
 constexpr int64_t value_bytes(KvType type, int64_t head_dim) {
   return padded_head_dim(head_dim) * kBlockSize * (type == KvType::kF32 ? 4 : type == KvType::kBf16 ? 2 : 1);

@@ -25,6 +25,7 @@ VOCAB = 49152
 TABLE_ROWS = 8192  # of an embedding table
 N_HEADS, N_KV_HEADS, HEAD_DIM = 32, 8, 64
 CONTEXT = 1024  # positions that each token attends to
+PREFILL = "attention prefill"  # cases of a kernel of kernels.h that has others, too: that one's name, then what differs
 LIMITS = ("read_probe", "peak_probe")  # lines of kernels.h that are no cases: they are what cases are shares of
 
 _ROUNDS = 5
@@ -191,10 +192,27 @@ def _attention(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
         _core.run_all(writes, _core.ThreadPool(_core.cpu_info().default_threads))
         options = {"counts": [1] * rows, "scale": HEAD_DIM**-0.5, **shape}
         work = [op_call("attention", [q], [y], kv=kv, **options) for kv in caches]
-        kind = "int8" if fmt == "int8" else "f32"
-        return Prepared(work, lambda: [y], caches[0].n_bytes, 4 * rows * CONTEXT * WIDTH, kind)
+        return Prepared(work, lambda: [y], caches[0].n_bytes, 4 * rows * CONTEXT * WIDTH, fmt)
 
     return prepared
+
+
+def _prefill(head_dim: int) -> Callable:
+    """Prefill: `rows` tokens of one causal prompt. Its operations are those of the positions that a token sees."""
+
+    def prepare(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
+        shape = {"n_heads": WIDTH // head_dim, "n_kv_heads": WIDTH // head_dim // 4, "head_dim": head_dim}
+
+        def prepared(rows: int) -> Prepared:
+            q, y, k = _normal(rows, WIDTH), np.empty((rows, WIDTH), np.float32), _normal(rows, WIDTH // 4)
+            kv = _core.RaggedKv(fmt, shape["n_kv_heads"], head_dim, [rows])
+            _core.run_all([op_call("kv_write", [k, k], [], kv=kv, counts=[rows], **shape)], _core.ThreadPool(1))
+            work = op_call("attention", [q], [y], kv=kv, counts=[rows], scale=head_dim**-0.5, **shape)
+            return Prepared([work], lambda: [y], kv.n_bytes, 4 * WIDTH * rows * (rows + 1) // 2, fmt)
+
+        return prepared
+
+    return prepare
 
 
 def _argmax(_: str, n_bytes: int) -> Callable[[int], Prepared]:
@@ -229,7 +247,9 @@ CASES = {
     "silu_mul": Case(("f32",), _row_case("silu_mul", n_inputs=2)),
     "gelu": Case(("f32", "tanh"), _gelu),
     "kv_write": Case(tuple(KV_DTYPES), _kv_write, ("f32", "int8")),
-    "attention": Case(tuple(KV_DTYPES), _attention, ("f32", "int8")),
+    "attention": Case(tuple(KV_DTYPES), _attention),
+    PREFILL: Case(tuple(KV_DTYPES), _prefill(64)),
+    f"{PREFILL} 128": Case(tuple(KV_DTYPES), _prefill(128)),
     "argmax": Case(("f32",), _argmax),
     "softmax": Case(("f32",), _softmax),
 }
@@ -302,7 +322,8 @@ def check(prepared: Prepared, pool: _core.ThreadPool, isa: str, what: str) -> No
 
 def _figure(prepared: Prepared, probe: Probe, streams: int, *, isa: str, **names) -> Figure:
     def limits() -> tuple[float, float]:
-        peak = probe.peak(prepared.arithmetic, isa, rounds=3, seconds=0.01) if prepared.arithmetic else 0.0
+        kinds = [prepared.arithmetic, "f32"] if prepared.arithmetic else []  # not every set has one for bf16
+        peak = next(filter(None, (probe.peak(kind, isa, rounds=3, seconds=0.01) for kind in kinds)), 0.0)
         return probe.bandwidth(streams, rounds=3), peak
 
     before = limits()

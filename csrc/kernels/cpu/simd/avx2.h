@@ -63,6 +63,20 @@ inline void store_bf16(uint16_t* p, Floats v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0b11011000));
 }
 
+inline __m256 round_to_bf16_half(__m256 v) {
+  const __m256i half = _mm256_add_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x8000));
+  return _mm256_castsi256_ps(_mm256_and_si256(half, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000))));
+}
+inline Floats round_to_bf16(Floats v) { return {round_to_bf16_half(v.lo), round_to_bf16_half(v.hi)}; }
+inline void store_pairs_half(uint16_t* p, __m256 low, __m256 high) {
+  const __m256i shifted = _mm256_srli_epi32(_mm256_castps_si256(low), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_or_si256(shifted, _mm256_castps_si256(high)));
+}
+inline void store_pairs(uint16_t* p, Floats low, Floats high) {
+  store_pairs_half(p, low.lo, high.lo);
+  store_pairs_half(p + 16, low.hi, high.hi);
+}
+
 inline Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Floats sub(Floats a, Floats b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline Floats mul(Floats a, Floats b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
@@ -150,6 +164,16 @@ inline void dot_bytes(Ints& acc, Codes w, const int8_t* a) {
   acc = {dot_bytes_half(acc.lo, w.lo, a4), dot_bytes_half(acc.hi, w.hi, a4)};
 }
 
+// 127 * 128 * 2 < 2^15: exact.
+using FourCodes = __m256i;
+inline FourCodes splat_four(const uint8_t* a) { return splat_bytes(reinterpret_cast<const int8_t*>(a)); }
+inline __m256i dot_signed_half(__m256i acc, __m256i w, __m256i a) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(a, w), _mm256_set1_epi16(1)));
+}
+inline void dot_signed(Ints& acc, Codes w, FourCodes a) {
+  acc = {dot_signed_half(acc.lo, w.lo, a), dot_signed_half(acc.hi, w.hi, a)};
+}
+
 // int16 sums: one unit adds 8 pairs, 8 * 2 * 15 * 127 = 30480 < 2^15.
 struct NibbleSum {
   __m256i lo, hi;
@@ -171,12 +195,14 @@ inline __m256 low_of_pairs(__m256i v) { return _mm256_castsi256_ps(_mm256_slli_e
 inline __m256 high_of_pairs(__m256i v) {
   return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000))));
 }
+inline Floats low_of_pairs(Codes w) { return {low_of_pairs(w.lo), low_of_pairs(w.hi)}; }
+inline Floats high_of_pairs(Codes w) { return {high_of_pairs(w.lo), high_of_pairs(w.hi)}; }
 template <bool kNative>
 inline void dot_pairs(Floats& acc, Codes w, const int8_t* a) {
   const __m256i pair = splat_bytes(a);
   const __m256 low = low_of_pairs(pair), high = high_of_pairs(pair);
-  acc.lo = _mm256_fmadd_ps(high_of_pairs(w.lo), high, _mm256_fmadd_ps(low_of_pairs(w.lo), low, acc.lo));
-  acc.hi = _mm256_fmadd_ps(high_of_pairs(w.hi), high, _mm256_fmadd_ps(low_of_pairs(w.hi), low, acc.hi));
+  acc.lo = _mm256_fmadd_ps(low_of_pairs(w.lo), low, _mm256_fmadd_ps(high_of_pairs(w.lo), high, acc.lo));
+  acc.hi = _mm256_fmadd_ps(low_of_pairs(w.hi), low, _mm256_fmadd_ps(high_of_pairs(w.hi), high, acc.hi));
 }
 
 // The busiest loops there are: 12 independent chains hide the latency of every instruction.

@@ -26,6 +26,19 @@ inline Floats exp(Floats x) {
   return from_bits(add(bits(p), shift_left<23>(bits(shifted))));
 }
 
+// 2^x for x <= 0 to 2.1e-7 of it; 0 below -127, for -infinity and for NaN. At 0 it is exactly 1.
+// 2^r, |r| <= 1/2, is a minimax polynomial that is 1 at 0 (1.1e-7).
+inline Floats exp2(Floats x) {
+  x = max(x, splat(-127.0f));  // where the exponent's bits become those of 0
+  const Floats round = splat(0x1.8p23f);
+  const Floats shifted = add(x, round);
+  const Floats r = sub(x, sub(shifted, round));
+  constexpr float kMinimax[] = {0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f, 1.0f};
+  Floats p = splat(0x1.5bba14p-10f);
+  for (const float c : kMinimax) p = fma(p, r, splat(c));
+  return from_bits(add(bits(p), shift_left<23>(bits(shifted))));
+}
+
 // gate / (1 + exp(-gate)) * up
 inline Floats silu_mul(Floats gate, Floats up) {
   const Floats negative = sub(zeros(), gate);

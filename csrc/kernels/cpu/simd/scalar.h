@@ -59,6 +59,20 @@ inline void store_bf16(uint16_t* p, Floats a) {
   for (int i = 0; i < 16; ++i) p[i] = f32_to_bf16(a.v[i]);
 }
 
+inline Floats round_to_bf16(Floats a) {
+  return each<Floats>([&](int i) {
+    uint32_t b;
+    std::memcpy(&b, a.v + i, 4);
+    return bf16_to_f32(static_cast<uint16_t>((b + 0x8000) >> 16));
+  });
+}
+inline void store_pairs(uint16_t* p, Floats low, Floats high) {
+  for (int i = 0; i < 16; ++i) {
+    p[2 * i] = f32_to_bf16(low.v[i]);
+    p[2 * i + 1] = f32_to_bf16(high.v[i]);
+  }
+}
+
 inline Floats add(Floats a, Floats b) {
   return each<Floats>([&](int i) { return a.v[i] + b.v[i]; });
 }
@@ -169,20 +183,34 @@ inline void dot_codes(Ints& acc, const Codes& w, const int8_t* a) {
 }
 inline void dot_bytes(Ints& acc, const Codes& w, const int8_t* a) { dot_codes(acc, w, a); }
 
+using FourCodes = const uint8_t*;
+inline FourCodes splat_four(const uint8_t* a) { return a; }
+inline void dot_signed(Ints& acc, const Codes& w, FourCodes a) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 4; ++j) acc.v[i] += static_cast<int8_t>(w.v[4 * i + j]) * a[j];
+  }
+}
+
 using NibbleSum = Ints;
 inline NibbleSum begin_nibbles(const Ints& acc) { return acc; }
 inline void dot_nibbles(NibbleSum& s, const Codes& w, const int8_t* a) { dot_codes(s, w, a); }
 inline Ints end_nibbles(const Ints&, const NibbleSum& s) { return s; }
 
-// See avx512.h: without an instruction of its own, products are widened to f32, and the lower is added first.
+// See avx512.h: without an instruction of its own, products are widened to f32.
 inline constexpr bool kHasNativePairs = false;
+inline Floats low_of_pairs(const Codes& w) {
+  return each<Floats>([&](int i) { return bf16_to_f32(static_cast<uint16_t>(w.v[4 * i] | w.v[4 * i + 1] << 8)); });
+}
+inline Floats high_of_pairs(const Codes& w) {
+  return each<Floats>([&](int i) { return bf16_to_f32(static_cast<uint16_t>(w.v[4 * i + 2] | w.v[4 * i + 3] << 8)); });
+}
 template <bool kNative>
 inline void dot_pairs(Floats& acc, const Codes& w, const int8_t* a) {
   uint16_t pair[2], pairs[32];
   std::memcpy(pair, a, 4);
   std::memcpy(pairs, w.v, 64);
   for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < 2; ++j) acc.v[i] = fused(bf16_to_f32(pairs[2 * i + j]), bf16_to_f32(pair[j]), acc.v[i]);
+    for (int j = 1; j >= 0; --j) acc.v[i] = fused(bf16_to_f32(pairs[2 * i + j]), bf16_to_f32(pair[j]), acc.v[i]);
   }
 }
 
