@@ -168,11 +168,9 @@ void accumulate_cols(const AttentionArgs& p, const Scratch& s, const Group& g, i
 template <class Kind>
 void accumulate_floats(const AttentionArgs& p, const Scratch& s, const Group& g, float* states) {
   in_row_groups<Kind::ValueDot::kMostRows>(g.rows, [&]<int kRows>(int64_t first) {
-    int64_t col = 0;
-    for (; s.width - col >= kPanelVectors * kLanes; col += kPanelVectors * kLanes) {
-      accumulate_cols<Kind, kRows, kPanelVectors>(p, s, g, first, col, states);
-    }
-    if (kPanelVectors > 1 && col < s.width) accumulate_cols<Kind, kRows, 1>(p, s, g, first, col, states);
+    in_cols<kValueVectors<kRows>>(s.width, [&]<int kVectors>(int64_t col) {
+      accumulate_cols<Kind, kRows, kVectors>(p, s, g, first, col, states);
+    });
   });
 }
 

@@ -149,11 +149,8 @@ void accumulate_codes(const AttentionArgs& p, const Scratch& s, const Group& g, 
 inline void accumulate_int8(const AttentionArgs& p, const Scratch& s, const Group& g, float* states) {
   for (int64_t r = 0; r < g.rows; ++r) quantize_weights(p, s, g, r);
   in_row_groups<ValueCodes::kMostRows>(g.rows, [&]<int kRows>(int64_t first) {
-    int64_t col = 0;
-    for (; s.width - col >= kPanelVectors * kLanes; col += kPanelVectors * kLanes) {
-      accumulate_codes<kRows, kPanelVectors>(p, s, g, first, col, states);
-    }
-    if (kPanelVectors > 1 && col < s.width) accumulate_codes<kRows, 1>(p, s, g, first, col, states);
+    in_cols<kValueVectors<kRows>>(
+        s.width, [&]<int kVectors>(int64_t col) { accumulate_codes<kRows, kVectors>(p, s, g, first, col, states); });
   });
 }
 
