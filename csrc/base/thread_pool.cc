@@ -183,14 +183,10 @@ void Team::work(int id) {
 }
 
 bool Team::enter(uint32_t phase) {
-  uint64_t word = word_.load(std::memory_order_relaxed);
+  uint64_t word = word_.load(std::memory_order_acquire);
   do {
-    if (PhaseWord::phase(word) != phase) {
-      std::atomic_thread_fence(std::memory_order_acquire);
-      return false;
-    }
-  } while (!word_.compare_exchange_weak(word, word + PhaseWord::kLane, std::memory_order_acquire,
-                                        std::memory_order_relaxed));
+    if (PhaseWord::phase(word) != phase) return false;
+  } while (!word_.compare_exchange_weak(word, word + PhaseWord::kLane, std::memory_order_acquire));
   return true;
 }
 
