@@ -7,10 +7,6 @@
 #include "kernels/cpu/attention_float.h"
 #include "kernels/cpu/attention_int8.h"
 
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
-
 namespace jiffy::JIFFY_ISA {
 namespace {
 
@@ -213,23 +209,20 @@ __attribute__((noinline)) void attend(const AttentionArgs& p) {
   for (int64_t r = 0; r < p.rows; ++r) write_out(p, s, r);
 }
 
-// Denormal numbers count as zero while it lives, as they do for vdpbf16ps: also where that is computed by other
-// instructions.
-class NoDenormals {
- public:
-#if defined(__x86_64__)
-  NoDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-  ~NoDenormals() { _mm_setcsr(saved_); }
-
- private:
-  const unsigned saved_;
-#endif
-};
-
+// Denormal numbers count as zero meanwhile, as they do for vdpbf16ps: also where that is computed by other
+// instructions. No object restores the mode: its destructor would bring the symbols of exception handling into the
+// kernel.
 template <class Bf16>
 void attend_bf16(const AttentionArgs& p) {
-  const NoDenormals mode;
+#if defined(__x86_64__)
+  constexpr unsigned kDenormalsAreZero = 0x40, kFlushToZero = 0x8000;
+  const unsigned mode = __builtin_ia32_stmxcsr();
+  __builtin_ia32_ldmxcsr(mode | kDenormalsAreZero | kFlushToZero);
   attend<Bf16Kind<Bf16>>(p);
+  __builtin_ia32_ldmxcsr(mode);
+#else
+  attend<Bf16Kind<Bf16>>(p);
+#endif
 }
 
 }  // namespace

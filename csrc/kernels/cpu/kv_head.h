@@ -37,7 +37,8 @@ static_assert(kv_head_bytes(KvType::kBf16, 64) == 8192);
 static_assert(kv_head_bytes(KvType::kInt8, 64) == 4096 + 256);
 static_assert(kv_head_bytes(KvType::kInt8, 66) % 64 == 0 && kv_head_bytes(KvType::kBf16, 66) % 64 == 0);
 
-// One KV head of one layer, through a sequence's block table.
+// One KV head of one layer, through a sequence's block table. Its functions leave no symbols in kernels: the linker
+// could keep one that is compiled for AVX-512 for all.
 struct KvHeadView {
   KvType type;
   uint8_t* data;               // of block 0: keys, values, scales
@@ -45,12 +46,14 @@ struct KvHeadView {
   const int32_t* block_table;  // [position / kBlockSize] -> block
   int64_t head_dim;
 
-  uint8_t* keys(int64_t position) const { return data + block_table[position / kBlockSize] * block_stride; }
-  uint8_t* values(int64_t position) const { return keys(position) + key_bytes(type, head_dim); }
-  float* key_scales(int64_t position) const {
+  [[gnu::always_inline]] uint8_t* keys(int64_t position) const {
+    return data + block_table[position / kBlockSize] * block_stride;
+  }
+  [[gnu::always_inline]] uint8_t* values(int64_t position) const { return keys(position) + key_bytes(type, head_dim); }
+  [[gnu::always_inline]] float* key_scales(int64_t position) const {
     return reinterpret_cast<float*>(values(position) + value_bytes(type, head_dim));
   }
-  float* value_scales(int64_t position) const { return key_scales(position) + kBlockSize; }
+  [[gnu::always_inline]] float* value_scales(int64_t position) const { return key_scales(position) + kBlockSize; }
 };
 
 }  // namespace jiffy
