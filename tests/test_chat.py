@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -119,6 +120,15 @@ def test_templates_stay_in_the_sandbox(form, value, name):
         assert render(template) == ""
     except FormatError as error:
         assert "unsafe" in error.found or "has no attribute" in error.found
+
+
+@pytest.mark.parametrize("value", ["strftime_now", "joiner()", "messages | map('upper')", "cycler", "''.join"])
+@pytest.mark.parametrize("form", ["{0}", "[{0}]", "{{'a': ({0},)}}", "'%s' % ({0})"])
+def test_nothing_prints_where_it_lies_in_memory(form, value):
+    try:
+        assert re.fullmatch("<[a-zA-Z]+>", render("{{ " + form.format(value) + " }}"))
+    except FormatError as error:
+        assert "in one" in error.found
 
 
 DOUBLED = (

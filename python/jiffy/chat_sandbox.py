@@ -24,7 +24,6 @@ from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
-from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from .errors import Error, FormatError, shown
@@ -58,6 +57,7 @@ _METHODS = {
 }  # fmt: skip
 _SCOPES = {"_loop_vars", "_block_vars"}  # jinja2 hands its own variables to every call
 _SCALARS = (int, float, complex, bytes, range, set, frozenset, type(None))
+_PLAIN = (*_METHODS, *_SCALARS, Undefined)
 
 
 def render(template: str, variables: Mapping[str, object], seconds: float, max_chars: int) -> str:
@@ -130,8 +130,8 @@ class Meter:
                 stack.extend(item.values())
             elif isinstance(item, (list, tuple, set, frozenset)):
                 stack.extend(item)
-            elif isinstance(item, Namespace) and item is not value:
-                _refuse("lists and mappings of plain values", "a namespace in one")
+            elif item is not value and not isinstance(item, _PLAIN):  # Python prints such by name and address
+                _refuse("lists and mappings of plain values", f"a {type(item).__name__} in one")
         return weight
 
 
@@ -156,10 +156,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def text(self, value: object) -> str:
         """A value as it is printed."""
         self.meter.tick()
-        if isinstance(value, (str, Undefined)):
-            return str(value)
-        self.meter.weigh((value,))
-        return str(value) if isinstance(value, (*_METHODS, *_SCALARS)) else f"<{type(value).__name__}>"
+        if not isinstance(value, _PLAIN):
+            return f"<{type(value).__name__}>"
+        self.meter.weigh(value)
+        return str(value)
 
     def concat(self, parts: Iterable[str]) -> str:
         """All parts as one text; FormatError as soon as they are too long."""

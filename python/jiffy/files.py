@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from .errors import FormatError
 
 MAX_JSON_BYTES = 10_000_000
 _MAX_DIGITS = 20  # as many as 2**64 has; Python's own parser takes quadratic time over a million of them
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def open_file(path: Path) -> io.FileIO:
@@ -60,7 +62,8 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def parse_json(raw: bytes | bytearray, where: str) -> dict[str, object]:
-    """A JSON object, read strictly (RFC 8259, UTF-8): no duplicate keys, no NaN or infinity, integers below 10**20.
+    """A JSON object, read strictly (RFC 8259, UTF-8): no duplicate keys, no NaN or infinity, integers below 10**20, and
+    no half of a surrogate pair, which is no Unicode text.
 
     Raises FormatError that begins with `where`.
     """
@@ -90,8 +93,12 @@ def parse_json(raw: bytes | bytearray, where: str) -> dict[str, object]:
             parse_float=real,
             parse_constant=lambda name: refuse("finite numbers", name),
         )
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except FormatError:  # a ValueError too
         raise
+    except UnicodeEncodeError as error:
+        refuse("Unicode text", f"half of a surrogate pair, U+{ord(error.object[error.start]):04X}")
     except UnicodeDecodeError as error:
         refuse("UTF-8", f"byte 0x{raw[error.start]:02x} at {error.start}")
     except ValueError as error:

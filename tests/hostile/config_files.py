@@ -32,6 +32,7 @@ CONFIGS = [
     Case("config-null", _text(b"null"), "config.json: expected a JSON object, found NoneType"),
     Case("config-not-utf8", _text(b'{"model_type": "\xff"}'), "config.json: expected UTF-8, found byte 0xff at 16"),
     Case("config-utf16", _text('{"model_type": "llama"}'.encode("utf-16")), "config.json: expected UTF-8"),
+    Case("config-surrogate", _text(rb'{"x": ["\uD83D\uDE00", "\uDE00"]}'), "found half of a surrogate pair, U+DE00"),
     Case("config-deep", _text(_DEEP), "config.json: expected JSON, found nesting too deep"),
     Case("config-nan", _text(b'{"rope_theta": NaN}'), "config.json: expected finite numbers, found NaN"),
     Case("config-infinity", _text(b'{"rope_theta": -Infinity}'), "config.json: expected finite numbers"),
