@@ -17,6 +17,8 @@
 #endif
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace jiffy {
@@ -47,6 +49,17 @@ uint64_t read_xcr0() {
   return uint64_t{high} << 32 | low;
 }
 
+// Linux gives a process the large registers of matrix instructions when it asks for them (arch_prctl,
+// Documentation/arch/x86/xstate.rst), threads that are made later included.
+bool matrices_allowed() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 // Bit positions: Intel's Software Developer's Manual, volume 2A (CPUID) and volume 1, chapter 13 (XCR0).
 void detect_instructions(CpuInfo& info) {
   const CpuidLeaf leaf1 = cpuid(1);
@@ -60,6 +73,7 @@ void detect_instructions(CpuInfo& info) {
   info.avx512 = info.avx2 && zmm_saved && all_set(leaf7.ebx, {16, 17, 30, 31})           // F, DQ, BW, VL
                 && all_set(leaf7.ecx, {11});                                             // VNNI
   info.avx512_bf16 = info.avx512 && all_set(leaf7_1.eax, {5});
+  info.amx_int8 = info.avx512_bf16 && all_set(xcr0, {17, 18}) && all_set(leaf7.edx, {24, 25}) && matrices_allowed();
   info.avx_vnni = info.avx2 && all_set(leaf7_1.eax, {4});
 }
 

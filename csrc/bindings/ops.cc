@@ -6,6 +6,7 @@
 #include "bindings/bindings.h"
 #include "kernels/cpu/select.h"
 #include "program/op_call.h"
+#include "quant/reference.h"
 #include "quant/weight.h"
 
 namespace py = pybind11;
@@ -38,7 +39,19 @@ struct QuantizedRows {
     }
     const Value type{.width = m.cols, .format = format};
     memory = Buffer::allocate(static_cast<size_t>(rows * type.row_bytes()), "quantised activations");
-    operand = {memory.data(), type, rows};
+    operand = {.data = memory.data(), .type = type, .rows = rows};
+  }
+  // float32 [rows, cols]: what they stand for, as kernels of this set have stored them.
+  py::array_t<float> values(const std::string& isa) const {
+    Operand stored = operand;
+    stored.wide_runs = select_kernels(isa).wants_wide_runs(operand.type.format, operand.rows);
+    const ActivationView view = stored.quantized();
+    py::array_t<float> out({view.rows, view.cols});
+    float* to = out.mutable_data();
+    for (int64_t row = 0; row < view.rows; ++row) {
+      for (int64_t col = 0; col < view.cols; ++col) *to++ = reference_activation(view, row, col);
+    }
+    return out;
   }
 };
 
@@ -49,7 +62,7 @@ Operand operand_of(const py::handle& rows, const char* what) {
     fail(ErrorKind::kParameter, what, "contiguous float32 [rows, width]", "another object");
   }
   const auto array = py::reinterpret_borrow<Floats>(rows);
-  return {const_cast<float*>(array.data()), Value{.width = array.shape(1)}, array.shape(0)};
+  return {.data = const_cast<float*>(array.data()), .type = Value{.width = array.shape(1)}, .rows = array.shape(0)};
 }
 
 std::shared_ptr<OpCall> make_call(Instruction at, const py::tuple& inputs, const py::tuple& outputs,
@@ -106,8 +119,7 @@ void bind_ops(py::module_& m) {
   py::class_<QuantizedRows>(m, "QuantizedRows",
                             "Memory for activations [rows, cols] as matmuls with a weight read them.")
       .def(py::init<int64_t, const Weight&>(), py::arg("rows"), py::arg("weight"))
-      .def(
-          "bytes", [](const QuantizedRows& q) { return bytes_of(q.memory); }, "A copy, uint8.")
+      .def("values", &QuantizedRows::values, py::arg("isa"), "float32 [rows, cols], as stored on this set.")
       .def_property_readonly("n_bytes", [](const QuantizedRows& q) { return q.memory.size(); });
 
   py::class_<RaggedKv, std::shared_ptr<RaggedKv>>(m, "RaggedKv", "The keys and values of sequences of given lengths.")

@@ -26,7 +26,7 @@ int64_t peak_pass(ThreadPool& pool, const Kernels& kernels, Arithmetic arithmeti
   int64_t operations = 0;
   pool.run([&](Lane& lane) {
     int64_t mine = 0;
-    kernels.peak_probe({arithmetic, repeats, &mine});
+    kernels.peak_probe({arithmetic, repeats, &mine, kernels.matrix_tiles});
     if (lane.id() == 0) operations = mine * lane.count();
   });
   return operations;

@@ -28,6 +28,7 @@ MatmulArgs prepare(const Call& c, const Worker& w, const PackedMatrix& weight, c
   args.native_pairs = w.kernels.native_pairs;
   if (x.type.format.quantized()) {
     args.x = x.quantized();
+    args.scratch = w.scratch;
   } else {
     args.x_f32 = x.floats();
   }

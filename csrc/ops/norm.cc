@@ -32,7 +32,7 @@ void check_norm(const Check& c) {
 // their columns.
 template <class Body>
 void share_tiles(const ActivationView& out, Worker& w, Body&& body) {
-  const int64_t tiles = n_row_tiles(out.rows), wanted = int64_t{4} * w.lane.count();
+  const int64_t tiles = out.tiles().count(), wanted = int64_t{4} * w.lane.count();
   if (tiles == 0) return;  // a step without outputs
   const int64_t units = (out.cols + kColsTogether - 1) / kColsTogether;
   const int64_t parts = w.alone || tiles >= wanted ? 1 : std::min(units, (wanted + tiles - 1) / tiles);

@@ -1,5 +1,7 @@
 #include "ops/op.h"
 
+#include <algorithm>
+
 namespace jiffy {
 namespace {
 
@@ -36,6 +38,15 @@ std::optional<OpKind> op_named(std::string_view name) {
     if (name == kOps[i].name) return static_cast<OpKind>(i);
   }
   return {};
+}
+
+int64_t scratch_floats(const std::vector<Parameter>& parameters, int64_t head_dim, const Kernels& kernels) {
+  int64_t floats = attention_scratch_floats(head_dim);
+  for (const Parameter& p : parameters) {
+    if (p.matrix.data == nullptr || !kernels.wants_wide_runs(activation_format(p.matrix.format), INT32_MAX)) continue;
+    floats = std::max(floats, matmul_scratch_floats(padded_cols(p.matrix.format, p.matrix.cols)));
+  }
+  return (floats + 15) / 16 * 16;
 }
 
 void Check::that(bool condition, const std::string& expected, const std::string& found) const {

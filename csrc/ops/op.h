@@ -108,9 +108,10 @@ struct Operand {
   Value type;
   int64_t rows = 0;
   RowMax* row_max = nullptr;  // [lanes, rows]
+  bool wide_runs = false;     // of quantised ones, as Kernels::wants_wide_runs says
 
   float* floats() const { return static_cast<float*>(data); }  // [rows, type.width]
-  ActivationView quantized() const { return activation_view(data, rows, type.width, type.format); }
+  ActivationView quantized() const { return activation_view(data, rows, type.width, type.format, wide_runs); }
 };
 
 // An instruction resolved for one step.
@@ -134,7 +135,7 @@ inline constexpr int64_t kSharedFloats = 1 << 20;
 struct Worker {
   Lane& lane;
   const Kernels& kernels;
-  float* scratch;      // 64-byte aligned, this lane's own; attention_scratch_floats()
+  float* scratch;      // 64-byte aligned, this lane's own; scratch_floats()
   float* shared;       // [kSharedFloats], 64-byte aligned, of all lanes
   bool alone = false;  // this lane does the whole instruction, into rows of its own
 
@@ -147,6 +148,9 @@ struct Worker {
     }
   }
 };
+
+// What the ops of a program with such parameters need of it, in whole cache lines.
+int64_t scratch_floats(const std::vector<Parameter>& parameters, int64_t head_dim, const Kernels& kernels);
 
 // Neither run allocates or throws; the executor ends a phase behind every instruction. All work is shared out in
 // chunks, and before its first one a lane reads nothing that a step changes: it may have come late and find the phase

@@ -13,11 +13,6 @@ constexpr int64_t kReplicatedTokens = 1;
 
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
 
-int64_t scratch_floats(const Program& program) {
-  const int64_t floats = attention_scratch_floats(program.kv_shape().head_dim);
-  return (floats + 15) / 16 * 16;
-}
-
 bool ends_in_matmul(const Program& program) {
   const auto has_result = [&](const std::vector<int>& values) {
     return std::find(values.begin(), values.end(), program.result()) != values.end();
@@ -51,8 +46,8 @@ Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, con
       own_(program_->values().size(), false),
       operands_(static_cast<size_t>(pool.size()), std::vector<Operand>(program_->values().size())),
       offsets_(plan_.slots.size()),
-      scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats(*program_) * pool.size()) * sizeof(float),
-                                "attention scratch")),
+      scratch_floats_(scratch_floats(program_->parameters(), program_->kv_shape().head_dim, kernels)),
+      scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats_ * pool.size()) * sizeof(float), "scratch memory")),
       shared_(Buffer::allocate(kSharedFloats * sizeof(float), "attention states")) {
   for (size_t i = 0; i < plan_.replicated.size(); ++i) {
     for (const int v : program_->instructions()[i].outputs) own_[static_cast<size_t>(v)] = plan_.replicated[i];
@@ -86,7 +81,7 @@ void Executor::bind(const Step& step, int lane) {
     const int slot = plan_.slot_of[v];
     void* const data = slot < 0 ? static_cast<void*>(step.wanted.logits)
                                 : (own_[v] ? own : shared) + offsets_[static_cast<size_t>(slot)];
-    operands[v] = {data, type, rows};
+    operands[v] = {.data = data, .type = type, .rows = rows, .wide_runs = kernels_.wants_wide_runs(type.format, rows)};
   }
   if (step.wanted.likeliest == nullptr) return;
   operands[static_cast<size_t>(program_->result())].row_max = row_max_.data();
@@ -109,7 +104,7 @@ bool Executor::run(const BatchView& batch, const KvLayout& kv, Wanted wanted, co
 
 void Executor::run_lane(const Step& step, Lane& lane) {
   bind(step, lane.id());
-  Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats(*program_), shared_.as<float>()};
+  Worker worker{lane, kernels_, scratch_.as<float>() + lane.id() * scratch_floats_, shared_.as<float>()};
   auto next_poll = Clock::now() + kPollInterval;
   const std::vector<Instruction>& instructions = program_->instructions();
   for (size_t i = 0; i < instructions.size(); ++i) {

@@ -81,10 +81,11 @@ class Executor {
   std::vector<RowMax> row_max_;                 // [lanes, n_outputs], where the likeliest are wanted
   std::vector<int64_t> offsets_;                // [slots], in an arena
   int64_t arena_bytes_ = 0;
-  Buffer arena_;              // the slots of plan_; in a replicated step, once more for each lane
-  Buffer scratch_;            // one piece a lane
-  Buffer shared_;             // [kSharedFloats]
-  std::atomic<size_t> last_;  // the instruction behind which lanes leave
+  Buffer arena_;                  // the slots of plan_; in a replicated step, once more for each lane
+  const int64_t scratch_floats_;  // of a lane
+  Buffer scratch_;                // one piece a lane
+  Buffer shared_;                 // [kSharedFloats]
+  std::atomic<size_t> last_;      // the instruction behind which lanes leave
 };
 
 }  // namespace jiffy

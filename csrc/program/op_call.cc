@@ -1,5 +1,6 @@
 #include "program/op_call.h"
 
+#include <algorithm>
 #include <chrono>
 #include <numeric>
 
@@ -109,6 +110,10 @@ void OpCall::check_batch() const {
   in_range(where + ", counts together", slices_.back().end, rows_, rows_);
 }
 
+int64_t OpCall::scratch_floats(const Kernels& kernels) const {
+  return jiffy::scratch_floats(spec_.parameters, kMaxHeadDim, kernels);
+}
+
 void OpCall::run(Worker& worker) const {
   const BatchView batch{.token_ids = spec_.token_ids.data(),
                         .positions = spec_.positions.data(),
@@ -118,7 +123,9 @@ void OpCall::run(Worker& worker) const {
                         .output_rows = nullptr,
                         .n_outputs = 0};
   const KvLayout kv = spec_.kv == nullptr ? KvLayout{} : spec_.kv->layout();
-  op(spec_.at.op).run({spec_.at, spec_.operands, spec_.parameters, batch, kv}, worker);
+  std::vector<Operand> operands = spec_.operands;
+  for (Operand& o : operands) o.wide_runs = worker.kernels.wants_wide_runs(o.type.format, o.rows);
+  op(spec_.at.op).run({spec_.at, operands, spec_.parameters, batch, kv}, worker);
 }
 
 void ArgmaxRows::run(Worker& worker) const {
@@ -133,8 +140,9 @@ void SoftmaxRows::run(Worker& worker) const {
 
 double run_all(const std::vector<std::shared_ptr<Work>>& work, int64_t repeats, ThreadPool& pool,
                const Kernels& kernels) {
-  const int64_t floats = (attention_scratch_floats(kMaxHeadDim) + 15) / 16 * 16;
-  Buffer scratch = Buffer::allocate(static_cast<size_t>(floats * pool.size()) * sizeof(float), "attention scratch");
+  int64_t floats = 16;
+  for (const auto& each : work) floats = std::max(floats, each->scratch_floats(kernels));
+  Buffer scratch = Buffer::allocate(static_cast<size_t>(floats * pool.size()) * sizeof(float), "scratch memory");
   Buffer shared = Buffer::allocate(kSharedFloats * sizeof(float), "attention states");
   double seconds = 0.0;
   pool.run([&](Lane& lane) {

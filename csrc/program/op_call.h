@@ -32,6 +32,8 @@ class RaggedKv {
 class Work {
  public:
   virtual ~Work() = default;
+  // Of each lane's scratch memory.
+  virtual int64_t scratch_floats(const Kernels&) const { return 0; }
   virtual void run(Worker& worker) const = 0;
 };
 
@@ -52,6 +54,7 @@ class OpCall : public Work {
   // Throws kFormat naming the op where operands don't fit its instruction, kParameter for ids or positions out of
   // range.
   explicit OpCall(OpCallSpec spec);
+  int64_t scratch_floats(const Kernels& kernels) const override;
   void run(Worker& worker) const override;
 
  private:

@@ -3,7 +3,8 @@
 //
 // Quantised rows are cut into tiles of at most 12, as even as possible, and a tile is stored with its rows interleaved
 // every 4 bytes, so that a kernel walks one stream, finds each row's next 4 bytes at a constant distance, and
-// broadcasts them at once:
+// broadcasts them at once. Where a CPU multiplies whole matrices (Kernels::matrix_tiles), tiles of many q8 rows
+// have up to 16 of them, interleaved every 32 columns (groups of 32) or 64, which is what such an instruction takes in:
 //
 //   bf16   data         bf16   [tile][cols_padded / 2][rows of the tile][2]   x, to nearest even
 //
@@ -23,9 +24,22 @@
 namespace jiffy {
 
 inline constexpr int kMaxTileRows = 12;  // 12 int32 and 12 f32 accumulators of 16 lanes leave 8 of 32 zmm registers
+inline constexpr int kMatrixTileRows = 16;
 
-constexpr int64_t n_row_tiles(int64_t rows) { return (rows + kMaxTileRows - 1) / kMaxTileRows; }
-constexpr int64_t row_tile_begin(int64_t rows, int64_t tile) { return rows * tile / n_row_tiles(rows); }
+struct RowTile {
+  int64_t first, rows;
+};
+
+// How rows are cut into tiles of at most `most`; the last tile has as many as any.
+struct RowTiles {
+  int64_t rows;
+  int64_t most = kMaxTileRows;
+
+  constexpr int64_t count() const { return (rows + most - 1) / most; }
+  constexpr int64_t begin(int64_t tile) const { return rows * tile / count(); }
+  constexpr RowTile tile(int64_t i) const { return {begin(i), begin(i + 1) - begin(i)}; }
+  constexpr RowTile of(int64_t row) const { return tile(((row + 1) * count() - 1) / rows); }
+};
 
 struct RowFormat {
   int bits = 32;      // 32 (f32), 16 (bf16) or 8 (q8)
@@ -52,7 +66,14 @@ struct ActivationView {
   int64_t cols = 0;  // as in the float source; storage is padded to whole groups with zeros
   int bits = 0;      // 16 or 8
   int64_t group = 0;
+  bool wide_runs = false;  // for instructions that multiply matrices
 
+  RowTiles tiles() const { return {rows, wide_runs ? kMatrixTileRows : kMaxTileRows}; }
+  int64_t run() const { return !wide_runs ? 4 : group < 64 ? group : 64; }  // bytes of a row that lie together
+  // Byte `at` of the data of a tile's row `r`.
+  int8_t* place(const RowTile& tile, int64_t r, int64_t at) const {
+    return data + tile.first * row_bytes() + (at / run() * tile.rows + r) * run() + at % run();
+  }
   int64_t groups() const { return (cols + group - 1) / group; }
   int64_t padded() const { return groups() * group; }
   int64_t row_bytes() const { return padded() * bits / 8; }  // of data
@@ -65,13 +86,14 @@ constexpr int64_t activation_row_bytes(int64_t cols, const RowFormat& format) {
 }
 
 // Lays the arrays of quantised rows out in `memory`: the 4-byte ones first, so that each is aligned.
-inline ActivationView activation_view(void* memory, int64_t rows, int64_t cols, const RowFormat& format) {
+inline ActivationView activation_view(void* memory, int64_t rows, int64_t cols, const RowFormat& format,
+                                      bool wide_runs = false) {
   const int64_t groups = format.bits == 8 ? (cols + format.group - 1) / format.group : 0;
   float* scale = static_cast<float*>(memory);
   float* scaled_sum = scale + rows * groups;
   int32_t* correction = reinterpret_cast<int32_t*>(scaled_sum + rows * groups);
   int8_t* data = reinterpret_cast<int8_t*>(correction + rows * groups);
-  return {data, scale, correction, scaled_sum, rows, cols, format.bits, format.group};
+  return {data, scale, correction, scaled_sum, rows, cols, format.bits, format.group, wide_runs};
 }
 
 }  // namespace jiffy

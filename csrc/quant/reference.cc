@@ -161,18 +161,15 @@ std::vector<float> reference_unpack(const PackedMatrix& m) {
 }
 
 float reference_activation(const ActivationView& x, int64_t row, int64_t col) {
-  int64_t tile = 0;
-  while (row_tile_begin(x.rows, tile + 1) <= row) ++tile;
-  const int64_t first = row_tile_begin(x.rows, tile), rows = row_tile_begin(x.rows, tile + 1) - first;
-  const int64_t size = x.bits / 8, in_line = 4 / size;  // a line: 4 bytes of each row of the tile
-  const int8_t* value =
-      x.data + first * x.row_bytes() + (col / in_line * rows + row - first) * 4 + col % in_line * size;
+  const RowTile tile = x.tiles().of(row);
+  const int64_t r = row - tile.first;
+  const int8_t* value = x.place(tile, r, col * x.bits / 8);
   if (x.bits == 16) {
     uint16_t bits;
     std::memcpy(&bits, value, 2);
     return bf16_to_f32(bits);
   }
-  return x.scale[first * x.groups() + col / x.group * rows + row - first] * static_cast<float>(*value);
+  return x.scale[tile.first * x.groups() + col / x.group * tile.rows + r] * static_cast<float>(*value);
 }
 
 std::vector<uint8_t> reference_pack(const float* x, int64_t rows, int64_t cols, const WeightFormat& f) {

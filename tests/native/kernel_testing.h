@@ -44,22 +44,22 @@ struct Activations {
 
   Activations(const Kernels& kernels, const std::vector<float>& x, int64_t rows, int64_t cols, const RowFormat& format)
       : memory(static_cast<size_t>(rows * activation_row_bytes(cols, format))),
-        view(activation_view(memory.data(), rows, cols, format)) {
-    kernels.quantize({x.data(), view, {0, n_row_tiles(rows), 0, view.cols}});
+        view(activation_view(memory.data(), rows, cols, format, kernels.wants_wide_runs(format, rows))) {
+    kernels.quantize({x.data(), view, {0, view.tiles().count(), 0, view.cols}});
   }
   // The number that the kernels multiply with.
   double value(int64_t row, int64_t col) const {
     return view.bits == 16 ? bf16_to_f32(bf16(row, col)) : q(row, col) * scale(row, col);
   }
   uint16_t bf16(int64_t row, int64_t col) const {
-    const auto [first, rows] = tile_of(row);
+    const RowTile tile = tile_of(row);
     uint16_t bits;
-    std::memcpy(&bits, view.data + first * view.row_bytes() + (col / 2 * rows + row - first) * 4 + col % 2 * 2, 2);
+    std::memcpy(&bits, view.place(tile, row - tile.first, 2 * col), 2);
     return bits;
   }
   int q(int64_t row, int64_t col) const {
-    const auto [first, rows] = tile_of(row);
-    return view.data[first * view.padded() + (col / 4 * rows + row - first) * 4 + col % 4];
+    const RowTile tile = tile_of(row);
+    return *view.place(tile, row - tile.first, col);
   }
   double scale(int64_t row, int64_t col) const {
     const auto [first, rows] = tile_of(row);
@@ -67,11 +67,10 @@ struct Activations {
   }
 
  private:
-  std::pair<int64_t, int64_t> tile_of(int64_t row) const {  // its first row, and how many it has
+  RowTile tile_of(int64_t row) const {
     int64_t tile = 0;
-    while (row_tile_begin(view.rows, tile + 1) <= row) ++tile;
-    const int64_t first = row_tile_begin(view.rows, tile);
-    return {first, row_tile_begin(view.rows, tile + 1) - first};
+    while (view.tiles().begin(tile + 1) <= row) ++tile;
+    return view.tiles().tile(tile);
   }
 };
 

@@ -61,7 +61,10 @@ std::vector<float> run_matmul(const Kernels& kernels, const Operands& o, bool na
   const RowFormat format = activation_format(m.format);
   if (format.quantized()) {
     const Activations q(kernels, o.x, o.rows, m.cols, format);
+    const size_t scratch = static_cast<size_t>(matmul_scratch_floats(q.view.padded())) * sizeof(float);
+    Buffer memory = Buffer::allocate(scratch, "scratch");
     args.x = q.view;
+    args.scratch = memory.as<float>();
     kernels.matmul(args);
   } else {
     kernels.matmul(args);

@@ -81,7 +81,10 @@ struct MatmulArgs {
   const float* residual = nullptr;  // [rows, y_stride]
   int64_t begin = 0, end = 0;       // slabs of 16 outputs
   bool native_pairs = false;        // bf16: as Kernels::native_pairs says
+  float* scratch = nullptr;         // [matmul_scratch_floats(x.padded())], 64-byte aligned; for x in wide runs
 };
+// Of two slabs: codes as bytes, and two headers in f32 for each group of 32.
+constexpr int64_t matmul_scratch_floats(int64_t cols_padded) { return 2 * (4 + 1) * cols_padded; }
 
 // y[i,:] = table[ids[i],:]
 struct EmbeddingArgs {
@@ -204,6 +207,7 @@ struct PeakProbeArgs {
   Arithmetic arithmetic;
   int64_t repeats;
   int64_t* operations;
+  bool matrix_tiles = false;  // as Kernels::matrix_tiles says
 };
 
 #define JIFFY_KERNELS(X)                    \
@@ -228,6 +232,13 @@ struct PeakProbeArgs {
 struct Kernels {
   const char* isa;
   bool native_pairs;  // the CPU multiplies pairs of bf16 in one instruction, which not every one with this set does
+  bool matrix_tiles = false;  // it multiplies matrices of int8: many q8 rows are then stored for that
+
+  // As quant/activations.h says. Fewer rows are faster without: widening a slab's codes has to pay.
+
+  bool wants_wide_runs(const RowFormat& format, int64_t rows) const {
+    return matrix_tiles && format.bits == 8 && rows >= 2 * kMatrixTileRows;
+  }
 #define JIFFY_SLOT(name, Args) void (*name)(const Args&);
   JIFFY_KERNELS(JIFFY_SLOT)
 #undef JIFFY_SLOT

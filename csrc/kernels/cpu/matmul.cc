@@ -1,8 +1,8 @@
 // y[r,n] = sum_k x[r,k] * w[n,k]    x: rows as the weights want them  w: P16
 //
-// Loops: slab of 16 outputs -> tile of at most 12 rows -> k. The slab stays in L1 or L2 while every tile passes over
-// it, so weights are read from memory once. Each output has one order of addition, whatever the number of rows or
-// threads.
+// Loops: block of rows that stays in L2 -> slab of 16 outputs -> tile of at most 12 rows -> k. The slab stays in L1 or
+// L2 while the block's tiles pass over it, so weights come from memory once. Each output has one order of addition,
+// whatever the number of rows or threads.
 #include "kernels/cpu/matmul_tile.h"
 
 namespace jiffy::JIFFY_ISA {
@@ -44,22 +44,39 @@ void finish_row(const MatmulArgs& p, int64_t row, int64_t slab, Floats value) {
   store_first(p.y + at, value, lanes);
 }
 
+// Bytes of the activations of a whole tile.
+int64_t tile_bytes(const MatmulArgs& p) {
+  return kMaxTileRows * (p.x_f32 != nullptr ? p.weight.cols * 4 : p.x.row_bytes());
+}
+
 }  // namespace
 
+void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows, const float* acc, const float* up) {
+  for (int64_t r = 0; r < rows; ++r) {
+    Floats value = load(acc + r * kLanes);
+    if (up != nullptr) value = silu_mul(value, load(up + r * kLanes));
+    finish_row(p, first + r, slab, value);
+  }
+}
+
 void matmul(const MatmulArgs& p) {
+#ifdef JIFFY_MATRIX_TILES
+  if (p.x.wide_runs) return matmul_by_matrix_tiles(p);
+#endif
   SlabTile& tile = tile_function(p.weight.format);
-  const int64_t tiles = n_row_tiles(p.rows);
+  const RowTiles tiles{p.rows};
+  const int64_t together = tiles_together(tiles.count(), tile_bytes(p));
+  const bool gated = p.up.data != nullptr;
   alignas(64) float acc[kMaxTileRows * kLanes];
   alignas(64) float up[kMaxTileRows * kLanes];
-  for (int64_t slab = p.begin; slab < p.end; ++slab) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t first = row_tile_begin(p.rows, t), rows = row_tile_begin(p.rows, t + 1) - first;
-      tile(p, p.weight, slab, first, rows, acc);
-      if (p.up.data != nullptr) tile(p, p.up, slab, first, rows, up);
-      for (int64_t r = 0; r < rows; ++r) {
-        Floats value = load(acc + r * kLanes);
-        if (p.up.data != nullptr) value = silu_mul(value, load(up + r * kLanes));
-        finish_row(p, first + r, slab, value);
+  for (int64_t block = 0; block < tiles.count(); block += together) {
+    const int64_t end = smaller(block + together, tiles.count());
+    for (int64_t slab = p.begin; slab < p.end; ++slab) {
+      for (int64_t t = block; t < end; ++t) {
+        const auto [first, rows] = tiles.tile(t);
+        tile(p, p.weight, slab, first, rows, acc);
+        if (gated) tile(p, p.up, slab, first, rows, up);
+        finish_tile(p, slab, first, rows, acc, gated ? up : nullptr);
       }
     }
   }

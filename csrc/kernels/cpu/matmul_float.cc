@@ -81,7 +81,7 @@ void bf16_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t
   for (int64_t done = 0; done < rows;) {
     const int64_t now = smaller(rows - done, kRowsAtOnce);
     const PairArgs args{.slab = w.data + slab * w.slab_stride,
-                        .data = p.x.data + first * p.x.row_bytes() + done * 4,
+                        .data = p.x.place({first, rows}, done, 0),
                         .step = rows,
                         .lines = p.x.groups(),
                         .acc = acc + done * kLanes};

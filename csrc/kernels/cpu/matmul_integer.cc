@@ -1,5 +1,6 @@
 // x w^T with integer weights and activations. Sums within a group are exact integers; across groups there is one FMA
 // chain per output, in ascending order, whatever the number of rows, threads or the instruction set.
+#include "kernels/cpu/matmul_group.h"
 #include "kernels/cpu/matmul_tile.h"
 
 namespace jiffy::JIFFY_ISA {
@@ -8,11 +9,9 @@ namespace {
 // One row tile of activations, and the slab that it meets.
 struct TileArgs {
   const uint8_t* slab;
-  const int8_t* data;         // [cols_padded / 4][step][4], from the first row in question
-  const float* scale;         // [n_groups][step]
-  const int32_t* correction;  // [n_groups][step]
-  const float* scaled_sum;    // [n_groups][step]
-  int64_t step;               // rows of the whole tile
+  const int8_t* data;  // [cols_padded / 4][step][4], from the first row in question
+  RowGroups x;         // [n_groups][step]
+  int64_t step;        // rows of the whole tile
   int64_t groups;
   int units_per_group;
   bool f32_header;
@@ -60,25 +59,6 @@ inline void add_unit_8bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
   }
 }
 
-struct Header {
-  Floats scale, offset;
-  const uint8_t* codes;
-};
-
-// Reads the header of `group`; `line` is where the stream stands.
-template <Offset kOffset>
-inline Header read_header(const TileArgs& t, int64_t group, const uint8_t* line, const uint8_t*& pair) {
-  if (t.f32_header) {
-    const float* f = reinterpret_cast<const float*>(line);
-    if constexpr (kOffset == Offset::kNone) return {load(f), zeros(), line + kLineBytes};
-    return {load(f), load(f + kLanes), line + 2 * kLineBytes};
-  }
-  if constexpr (kOffset != Offset::kNone) return {load_f16(line), load_f16(line + 32), line + kLineBytes};
-  if (group % 2 == 1) return {load_f16(pair + 32), zeros(), line};
-  pair = line;
-  return {load_f16(line), zeros(), line + kLineBytes};
-}
-
 // acc[r,:] of kRows rows against one slab.
 template <int kBits, Offset kOffset>
 struct CodeTile {
@@ -91,7 +71,7 @@ struct CodeTile {
     const uint8_t* pair = t.slab;
     const int8_t* a = t.data;
     for (int64_t g = 0; g < t.groups; ++g) {
-      const Header header = read_header<kOffset>(t, g, line, pair);
+      const Header header = read_header<kOffset>(t.f32_header, g, line, pair);
       line = header.codes;
       const int64_t at = g * t.step;
       Ints acc[kChains][kRows];
@@ -106,14 +86,8 @@ struct CodeTile {
       }
       for (int r = 0; r < kRows; ++r) {
         for (int c = 1; c < kChains; ++c) acc[0][r] = add(acc[0][r], acc[c][r]);
-        Floats dot = to_floats(without_bias<kBits, kOffset>(acc[0][r], t.correction[at + r]));
-        if constexpr (kOffset == Offset::kZero) {  // exact: both factors are small integers
-          dot = fma(header.offset, splat(0.125f * static_cast<float>(t.correction[at + r])), dot);
-        }
-        total[r] = fma(dot, mul(header.scale, splat(t.scale[at + r])), total[r]);
-        if constexpr (kOffset == Offset::kMin) {
-          total[r] = fma(header.offset, splat(t.scaled_sum[at + r]), total[r]);
-        }
+        const Ints sum = without_bias<kBits, kOffset>(acc[0][r], t.x.correction[at + r]);
+        total[r] = add_group<kOffset>(total[r], sum, header.scale, header.offset, t.x, at + r);
       }
     }
     for (int r = 0; r < kRows; ++r) store(t.acc + r * kLanes, total[r]);
@@ -141,10 +115,8 @@ void integer_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int6
     const int64_t now = smaller(rows - done, kRowsAtOnce);
     const int64_t at = first * groups + done;
     const TileArgs args{.slab = w.data + slab * w.slab_stride,
-                        .data = p.x.data + first * p.x.row_bytes() + done * 4,
-                        .scale = p.x.scale + at,
-                        .correction = p.x.correction + at,
-                        .scaled_sum = p.x.scaled_sum + at,
+                        .data = p.x.place({first, rows}, done, 0),
+                        .x = RowGroups(p.x, at),
                         .step = rows,
                         .groups = groups,
                         .units_per_group = f.group / kUnit,

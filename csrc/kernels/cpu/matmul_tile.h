@@ -6,12 +6,26 @@
 
 namespace jiffy::JIFFY_ISA {
 
+// What becomes of the sums [rows][16] of a slab and the tile of the rows [first, first + rows); `up`: of the second
+// matrix, or nullptr.
+void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows, const float* acc, const float* up);
+
+// The whole of matmul() where activations lie in wide runs.
+void matmul_by_matrix_tiles(const MatmulArgs& p);
+
 // acc[0:rows][16] = x w^T for one slab and the tile of the rows [first, first + rows).
 using SlabTile = void(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t first, int64_t rows,
                       float* acc);
 SlabTile integer_tile, bf16_tile, f32_tile;
 
 namespace {
+
+// Tiles of rows that pass over a slab before the next slab's turn: as many as stay in half a MB of L2. All rows would
+// come from farther away again for every slab (512 rows of 8192 columns are 4 MB).
+inline int64_t tiles_together(int64_t tiles, int64_t tile_bytes) {
+  const int64_t fit = (int64_t{1} << 19) / tile_bytes;
+  return fit < 1 ? 1 : smaller(fit, tiles);
+}
 
 // Asks for the weights that come next, over the end of a slab, too: the next one lies behind it. One or two rows wait
 // for memory alone and want it in L1; more rows want it in L2 early and in L1 late. Two Zen 4 threads, 0.5 GB of

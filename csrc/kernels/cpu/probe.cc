@@ -1,4 +1,7 @@
 // What this machine can do at best: kernels that only read, or only compute. Their shares are how others are judged.
+#ifdef JIFFY_MATRIX_TILES
+#include "kernels/cpu/simd/matrix_tiles.h"
+#endif
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/math.h"
 
@@ -40,6 +43,12 @@ void read_probe(const ReadProbeArgs& p) {
 void peak_probe(const PeakProbeArgs& p) {
   switch (p.arithmetic) {
     case Arithmetic::kInt8:
+#ifdef JIFFY_MATRIX_TILES
+      if (p.matrix_tiles) {
+        *p.operations = peak_matrix_int8(p.repeats);
+        break;
+      }
+#endif
       *p.operations = peak_int8(p.repeats);
       break;
     case Arithmetic::kBf16:

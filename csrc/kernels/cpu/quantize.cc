@@ -1,7 +1,7 @@
 // Rows of activations as matmul reads them (quant/activations.h): rounded to bf16, or as int8 in groups; of x, or of
 // rms_norm(x).
 //
-// Loops: tile of at most 12 rows -> group of cols -> row. The codes that all rows of a tile have in a group lie
+// Loops: tile of rows -> group of cols -> row. The codes that all rows of a tile have in a group lie
 // together, so that one call writes one stream and no cache line is written by two lanes (512 rows in turns of two: 4.7
 // ns a number and lane; by tiles: 0.3).
 #include "kernels/cpu/int8_grid.h"
@@ -23,16 +23,16 @@ void round_cols(const Value& value, int64_t begin, int64_t end, int8_t* data, in
   }
 }
 
-// One group of a row: its codes go to `data` by fours, its scale and sums to place `at`.
+// One group of row `r` of a tile.
 template <class Value>
-void quantize_group(const Value& value, const ActivationView& out, int64_t begin, int8_t* data, int64_t stride,
-                    int64_t at) {
+void quantize_group(const Value& value, const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin) {
   Ints magnitudes = splat(int32_t{0});
   for (int64_t i = begin; i < begin + out.group; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, out.cols - i));
     if (n > 0) magnitudes = max(magnitudes, abs_bits(value(i, n)));
   }
   const Int8Grid grid = int8_grid(magnitudes);
+  const int64_t step = out.run() == 4 ? tile.rows * 4 : 4;  // longer runs hold all lanes
   Ints total = splat(int32_t{0});
   for (int64_t i = begin; i < begin + out.group; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, out.cols - i));
@@ -40,9 +40,11 @@ void quantize_group(const Value& value, const ActivationView& out, int64_t begin
     total = add(total, q);
     alignas(16) int8_t bytes[kLanes];
     store_low_bytes(bytes, q);
-    for (int j = 0; j < 4; ++j) __builtin_memcpy(data + (i / 4 + j) * stride, bytes + 4 * j, 4);
+    int8_t* const to = out.place(tile, r, i);
+    for (int j = 0; j < 4; ++j) __builtin_memcpy(to + j * step, bytes + 4 * j, 4);
   }
   const int32_t q_sum = sum(total);
+  const int64_t at = tile.first * out.groups() + begin / out.group * tile.rows + r;
   out.scale[at] = grid.scale;
   out.correction[at] = -8 * q_sum;
   out.scaled_sum[at] = grid.scale * static_cast<float>(q_sum);
@@ -52,20 +54,19 @@ void quantize_group(const Value& value, const ActivationView& out, int64_t begin
 template <class ValueOf>
 void quantize_tiles(const ActivationView& out, const TileRange& range, ValueOf&& value_of) {
   for (int64_t t = range.begin; t < range.end; ++t) {
-    const int64_t first = row_tile_begin(out.rows, t), rows = row_tile_begin(out.rows, t + 1) - first;
-    int8_t* const data = out.data + first * out.row_bytes();
-    using Value = decltype(value_of(first));
-    Value values[kMaxTileRows];
-    for (int64_t r = 0; r < rows; ++r) values[r] = value_of(first + r);
+    const RowTile tile = out.tiles().tile(t);
+    using Value = decltype(value_of(tile.first));
+    Value values[kMatrixTileRows];
+    for (int64_t r = 0; r < tile.rows; ++r) values[r] = value_of(tile.first + r);
     if (out.bits == 16) {
-      for (int64_t r = 0; r < rows; ++r) {
-        round_cols(values[r], range.first_col, smaller(range.end_col, out.cols), data + r * 4, rows * 4);
+      const int64_t end = smaller(range.end_col, out.cols);
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        round_cols(values[r], range.first_col, end, out.place(tile, r, 0), tile.rows * 4);
       }
       continue;
     }
     for (int64_t i = range.first_col; i < range.end_col; i += out.group) {
-      const int64_t at = first * out.groups() + i / out.group * rows;
-      for (int64_t r = 0; r < rows; ++r) quantize_group(values[r], out, i, data + r * 4, rows * 4, at + r);
+      for (int64_t r = 0; r < tile.rows; ++r) quantize_group(values[r], out, tile, r, i);
     }
   }
 }

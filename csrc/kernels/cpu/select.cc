@@ -22,6 +22,14 @@ constexpr Kernels with_native_pairs(Kernels table) {
   return table;
 }
 constexpr Kernels kAvx512Bf16 = with_native_pairs(kAvx512);
+#ifdef JIFFY_MATRIX_TILES
+constexpr Kernels with_matrix_tiles(Kernels table) {
+  table.isa = "amx";
+  table.matrix_tiles = true;
+  return table;
+}
+constexpr Kernels kAmx = with_matrix_tiles(kAvx512Bf16);
+#endif
 #endif
 #undef JIFFY_ENTRY
 
@@ -31,6 +39,9 @@ std::vector<const Kernels*> supported() {
   static const CpuInfo cpu = detect_cpu();
   if (cpu.avx2) tables.push_back(&kAvx2);
   if (cpu.avx512) tables.push_back(cpu.avx512_bf16 ? &kAvx512Bf16 : &kAvx512);
+#ifdef JIFFY_MATRIX_TILES
+  if (cpu.amx_int8) tables.push_back(&kAmx);
+#endif
 #endif
   return tables;
 }

@@ -44,6 +44,8 @@ class Prepared:
     operations: int = 0
     arithmetic: str = ""  # int8, bf16 or f32, whose peak the operations are a share of
     tolerance: float = 0.0  # how far instruction sets may differ
+    before: tuple[_core.Work, ...] = ()  # what `work` reads, made by the same instruction set
+    stored: _core.QuantizedRows | None = None  # an output that instruction sets store each in their way
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _quantizing_case(op: str, **attributes) -> Callable:
         def prepared(rows: int) -> Prepared:
             x, q = _normal(rows, WIDTH), _core.QuantizedRows(rows, weight)
             call = op_call(op, [x], [q], [_normal(WIDTH)] if attributes else [], **attributes)
-            return Prepared([call], lambda: [q.bytes()], x.nbytes + q.n_bytes)
+            return Prepared([call], lambda: [], x.nbytes + q.n_bytes, stored=q)
 
         return prepared
 
@@ -141,13 +143,13 @@ def _matmul(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
 
     def prepared(rows: int) -> Prepared:
         x, y = _normal(rows, WIDTH), np.empty((rows, WIDTH), np.float32)
-        inputs = [x]
+        inputs, before = [x], ()
         if weights[0].activations != _core.RowFormat():
             inputs = [_core.QuantizedRows(rows, weights[0])]
-            _core.run_all([op_call("quantize", [x], inputs)], _core.ThreadPool(1))
+            before = (op_call("quantize", [x], inputs),)
         work = [op_call("matmul", inputs, [y], [weight, None]) for weight in weights]
         operations, kind = 2 * rows * WIDTH * WIDTH, fmt if fmt in ("f32", "bf16") else "int8"
-        return Prepared(work, lambda: [y], weights[0].n_bytes, operations, kind, tolerance)
+        return Prepared(work, lambda: [y], weights[0].n_bytes, operations, kind, tolerance, before)
 
     return prepared
 
@@ -311,8 +313,10 @@ def check(prepared: Prepared, pool: _core.ThreadPool, isa: str, what: str) -> No
     """Raises Error unless scalar code (for that: the fastest set) gives the same numbers."""
     results = []
     for other in (_core.isas()[-1] if isa == "scalar" else "scalar", isa):
-        _core.run_all(prepared.work[:1], pool, other)
+        _core.run_all([*prepared.before, prepared.work[0]], pool, other)
         results.append([output.copy() for output in prepared.outputs()])
+        if prepared.stored is not None:
+            results[-1].append(prepared.stored.values(other))
         for output in prepared.outputs():
             output.fill(0)
     for a, b in zip(*results, strict=True):
@@ -327,6 +331,8 @@ def _figure(prepared: Prepared, probe: Probe, streams: int, *, isa: str, **names
         return probe.bandwidth(streams, rounds=3), peak
 
     before = limits()
+    if prepared.before:
+        _core.run_all(list(prepared.before), probe.pool, isa)
     seconds = _seconds(prepared.work, probe.pool, isa)
     bandwidth, peak = (statistics.mean(pair) for pair in zip(before, limits(), strict=True))
     counts = prepared.n_bytes, prepared.operations
