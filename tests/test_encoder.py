@@ -80,20 +80,9 @@ def test_poolings_are_those_of_hidden_rows(encoder):
     ],
 )
 def test_files_of_sentence_transformers(tmp_path, pooling, expected):
-    write_modules(tmp_path, pooling.pop("normalize", False), pooling)
+    tiny.write_modules(tmp_path, pooling.pop("normalize", False), pooling)
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 77}')
     assert Embedding.of(tmp_path) == Embedding(*expected, 77)
-
-
-def write_modules(folder, normalise: bool, pooling: dict[str, object]) -> None:
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalise else [])]
-    listed = [
-        {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(modules)
-    ]
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +99,7 @@ def write_modules(folder, normalise: bool, pooling: dict[str, object]) -> None:
     ],
 )
 def test_bad_files_of_sentence_transformers(tmp_path, modules, pooling, error):
-    write_modules(tmp_path, False, pooling)
+    tiny.write_modules(tmp_path, False, pooling)
     if modules is not None:
         (tmp_path / "modules.json").write_text(modules)
     with pytest.raises(error):

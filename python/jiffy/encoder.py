@@ -191,19 +191,23 @@ class Encoder:
             hidden = body(trace, self.config, weights, table, self.context)
         return trace, hidden, weights, table
 
+    def traced(self, key: object) -> _core.Program:
+        """The program for "hidden" rows, for the scores of the "head", or for an ("embedding", pooling, normalised)."""
+        trace = self._body.branch()
+        if key == "hidden":
+            result = trace.select(self._hidden)
+        elif key == "head":
+            self._needs_any_head()
+            result = head(trace, self._hidden, self.config, self._weights, self._table)
+        else:
+            _, pooling, normalised = key
+            result = embedding(trace, self._hidden, pooling, normalised)
+        return trace.build(result, self.context)
+
     def _native(self, key: object) -> _core.Encoder:
         """The program that ends so, made when it is first asked for; all share the weights of the body."""
         if key not in self._programs:
-            trace = self._body.branch()
-            if key == "hidden":
-                result = trace.select(self._hidden)
-            elif key == "head":
-                self._needs_any_head()
-                result = head(trace, self._hidden, self.config, self._weights, self._table)
-            else:
-                _, pooling, normalised = key
-                result = embedding(trace, self._hidden, pooling, normalised)
-            program = trace.build(result, self.context)
+            program = self.traced(key)
             self._programs[key] = _core.Encoder(
                 program.fused() if self._loading.fuse else program,
                 self._pool,
