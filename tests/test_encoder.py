@@ -51,6 +51,20 @@ def test_bits_don_t_depend_on_companions_or_threads(tmp_path, name, weights):
         assert_same(many.encode(some[:5], pooling=pooling), one.encode(some[:5], pooling=pooling))
 
 
+@pytest.mark.parametrize("weights", ["f32", "i8"])
+@pytest.mark.parametrize("name", ["bert", "albert_groups", "modernbert"])
+def test_the_last_layer_of_a_row_alone_has_the_same_bits(tmp_path, name, weights):
+    tiny.write(tmp_path, name, "mask")
+    encoder = jiffy.load_encoder(tmp_path, weights=weights)
+    for text in texts(5):
+        rows = encoder.hidden_states(text)
+        assert_same(encoder.encode(text, pooling="first"), rows[0])
+        assert_same(encoder.encode(text, pooling="last"), rows[-1])
+        scores = encoder.scores(text)
+        native, tokens = encoder._native("head"), encoder.reader.read([text], 512)
+        assert_same(encoder._run(native, tokens, rows=np.array([1])), scores[1:2])
+
+
 @pytest.mark.parametrize("weights", ["f32", "i8g32", "i4"])
 def test_bits_don_t_depend_on_the_instruction_set(folder, weights):
     some = texts(10)
