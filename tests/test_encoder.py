@@ -267,6 +267,20 @@ def test_a_mask_is_filled_with_the_likeliest_tokens(tmp_path):
         encoder.fill_mask("a b")
 
 
+@pytest.mark.parametrize("named", ["<hidden>", {"content": "<hidden>"}, None, 7])
+def test_a_mask_by_another_name(tmp_path, named):
+    tiny.write(tmp_path, "bert", "mask")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"mask_token": named}))
+    known = isinstance(named, (str, dict))
+    encoder = jiffy.load_encoder(tmp_path)
+    assert encoder.reader.mask_token == ("<hidden>" if known else "[MASK]")
+    if known:
+        with pytest.raises(jiffy.Unsupported, match="a tokenizer with a mask, found no <hidden>"):
+            encoder.fill_mask("a <hidden>")
+    else:
+        assert len(encoder.fill_mask("a [MASK]")) == 1
+
+
 def test_any_number_of_texts_is_read_as_results_are_asked_for(encoder, monkeypatch):
     monkeypatch.setattr(results, "CHUNK_TEXTS", 16)
     taken = []

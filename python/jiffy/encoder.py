@@ -135,6 +135,8 @@ class Encoder:
         """For each mask of a text ("[MASK]", or what the model's files call it) the likeliest tokens and their
         probabilities. Raises Unsupported for a checkpoint without a "mask" head."""
         self.needs_head("mask")
+        if self.reader.mask_id is None:
+            raise Unsupported(str(self.path), expected="a tokenizer with a mask", found=f"no {self.reader.mask_token}")
         tokens = self._checked(self.reader.read([text], self.context, parse_special=True)[0])
         at = np.flatnonzero(np.asarray(tokens.ids) == self.reader.mask_id)
         if not len(at):
