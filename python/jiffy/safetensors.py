@@ -10,20 +10,26 @@ safetensors library, which the tests hold against ours; its own errors don't nam
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import FormatError, Unsupported, shown
 from .files import file_size, open_file, parse_json, read_into, read_json
 from .tensor_entry import TensorEntry, tensor_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 1 << 25  # a tensor takes about 100 bytes; the format itself stops at 100 MB
 _MAX_DIMS = 8
 _DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_COUNTERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)")  # 0, 1, 2, ... or 0, which old files have for tensors
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
 
@@ -31,7 +37,7 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorEntry]:
     """The tensors of model.safetensors, or of the shards that model.safetensors.index.json names, by name.
 
     Raises FormatError for damaged or missing files, an index that disagrees with its shards, and a shard outside of the
-    folder; Unsupported for a tensor that is not F32, F16 or BF16.
+    folder; Unsupported for a tensor that is not F32, F16 or BF16, but for counters of positions in I64.
     """
     if os.path.exists(folder / WEIGHTS_FILE):
         return read_safetensors(folder / WEIGHTS_FILE)
@@ -42,6 +48,38 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorEntry]:
 
 def read_safetensors(path: Path) -> dict[str, TensorEntry]:
     """The tensors of one file by name, in the order of their offsets. Raises FormatError, Unsupported."""
+    infos, data, size = _read_header(path)
+    infos.pop("__metadata__", None)
+    entries = [_entry(path, name, info, data) for name, info in infos.items()]
+    return _covering(path, entries, data, size)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself in texts. Raises FormatError."""
+    return _read_header(path)[0].get("__metadata__", {})
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes float32 arrays. Raises FormatError naming the file if it can't be written."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    head = json.dumps(header).encode()
+    try:
+        with open(path, "wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for array in arrays.values():
+                file.write(array.astype("<f4").tobytes())
+    except OSError as error:
+        raise FormatError(
+            str(path), expected="a file that can be written", found=error.strerror or str(error)
+        ) from None
+
+
+def _read_header(path: Path) -> tuple[dict[str, object], int, int]:
+    """The objects of the header by name, where the file's data begins, and its size."""
     with open_file(path) as file:
         size = file_size(file)
         prefix = bytearray(8)
@@ -53,9 +91,8 @@ def read_safetensors(path: Path) -> dict[str, TensorEntry]:
         raw = bytearray(n_bytes)
         read_into(file, 8, memoryview(raw), f"{path.name} header")
     infos = parse_json(raw, f"{path.name} header")
-    _check_metadata(path, infos.pop("__metadata__", {}))
-    entries = [_entry(path, name, info, 8 + n_bytes) for name, info in infos.items()]
-    return _covering(path, entries, 8 + n_bytes, size)
+    _check_metadata(path, infos.get("__metadata__", {}))
+    return infos, 8 + n_bytes, size
 
 
 def _check_metadata(path: Path, metadata: object) -> None:
@@ -69,19 +106,20 @@ def _entry(path: Path, name: str, info: object, data: int) -> TensorEntry:
     if not isinstance(info, dict):
         raise FormatError(where, expected="an object", found=shown(info))
     dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
+    dtypes = {"I64": "i64"} if dtype == "I64" and _COUNTERS.fullmatch(name) else _DTYPES
+    if not isinstance(dtype, str) or dtype not in dtypes:
         raise Unsupported(f"{where} dtype", expected=f"one of {', '.join(_DTYPES)}", found=shown(dtype))
     if not _are_integers(shape, low=1) or len(shape) > _MAX_DIMS:
         raise FormatError(f"{where} shape", expected=f"at most {_MAX_DIMS} positive integers", found=_listed(shape))
     if not _are_integers(offsets, low=0) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FormatError(f"{where} data_offsets", expected="[begin, end]", found=_listed(offsets))
     begin, end = offsets
-    n_bytes = tensor_bytes(_DTYPES[dtype], tuple(shape))
+    n_bytes = tensor_bytes(dtypes[dtype], tuple(shape))
     if end - begin != n_bytes:
         raise FormatError(
             f"{where} data_offsets", expected=f"{n_bytes} bytes for {dtype} {shape}", found=f"{end - begin} bytes"
         )
-    return TensorEntry(name, _DTYPES[dtype], tuple(shape), path, data + begin, n_bytes)
+    return TensorEntry(name, dtypes[dtype], tuple(shape), path, data + begin, n_bytes)
 
 
 def _are_integers(values: object, low: int) -> bool:
