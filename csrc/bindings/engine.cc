@@ -105,7 +105,7 @@ std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::share
 std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n, int64_t max_tokens, float temperature,
                          int64_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
                          float frequency_penalty, int64_t logprobs, uint64_t seed, bool ignore_eos,
-                         std::vector<int32_t> stop_ids) {
+                         std::vector<int32_t> stop_ids, const Constraints& constraints, const BeamParams& beams) {
   const int64_t first = engine.add(std::move(prompt),
                                    {.max_tokens = max_tokens,
                                     .temperature = temperature,
@@ -118,7 +118,9 @@ std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n,
                                     .logprobs = logprobs,
                                     .seed = seed,
                                     .ignore_eos = ignore_eos,
-                                    .stop_ids = std::move(stop_ids)},
+                                    .stop_ids = std::move(stop_ids),
+                                    .constraints = constraints,
+                                    .beams = beams},
                                    n);
   std::vector<int64_t> numbers(static_cast<size_t>(n));
   std::iota(numbers.begin(), numbers.end(), first);
@@ -128,11 +130,37 @@ std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n,
 }  // namespace
 
 void bind_engine(py::module_& m) {
+  py::class_<Constraints>(m, "Constraints", "What the next token must not, or must, be.")
+      .def(py::init([](int64_t min_tokens, int64_t no_repeat_ngram, int32_t forced_first, int32_t forced_last,
+                       std::vector<std::vector<int32_t>> bad_words) {
+             return Constraints{min_tokens, no_repeat_ngram, forced_first, forced_last, std::move(bad_words)};
+           }),
+           py::kw_only(), py::arg("min_tokens") = 0, py::arg("no_repeat_ngram") = 0, py::arg("forced_first") = -1,
+           py::arg("forced_last") = -1, py::arg("bad_words") = py::list());
+
+  py::enum_<EarlyStopping>(m, "EarlyStopping")
+      .value("no", EarlyStopping::kNo)
+      .value("yes", EarlyStopping::kYes)
+      .value("never", EarlyStopping::kNever);
+
+  py::class_<BeamParams>(m, "BeamParams", "width: beams, 1 for no search. n: hypotheses that are given back.")
+      .def(py::init([](int64_t width, int64_t n, float length_penalty, EarlyStopping early_stopping) {
+             return BeamParams{width, n, length_penalty, early_stopping};
+           }),
+           py::kw_only(), py::arg("width") = 1, py::arg("n") = 1, py::arg("length_penalty") = 1.0f,
+           py::arg_v("early_stopping", EarlyStopping::kNo, "..."));
+
+  py::class_<Hypothesis>(m, "Hypothesis")
+      .def_readonly("token_ids", &Hypothesis::tokens)
+      .def_readonly("score", &Hypothesis::score)
+      .def_readonly("stopped", &Hypothesis::stopped);
+
   py::class_<TokenEvent>(m, "TokenEvent")
       .def_readonly("request", &TokenEvent::request)
       .def_readonly("token", &TokenEvent::token)
       .def_readonly("logprob", &TokenEvent::logprob)
       .def_readonly("top_logprobs", &TokenEvent::top_logprobs)
+      .def_readonly("hypotheses", &TokenEvent::hypotheses)
       .def_property_readonly("finished", [](const TokenEvent& e) { return e.reason != FinishReason::kNone; })
       .def_property_readonly("reason", &reason_name)
       .def_property_readonly("error",
@@ -154,7 +182,8 @@ void bind_engine(py::module_& m) {
            py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
            py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
            py::arg("frequency_penalty") = 0.0f, py::arg("logprobs") = -1, py::arg("seed"), py::arg("ignore_eos"),
-           py::arg("stop_ids"), without_gil, "The numbers of n requests, completions of one prompt.")
+           py::arg("stop_ids"), py::arg_v("constraints", Constraints(), "..."), py::arg_v("beams", BeamParams(), "..."),
+           without_gil, "The numbers of n requests, completions of one prompt; one for a beam search.")
       .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
       .def("logits", &logits, py::arg("token_ids"), "float32 [n_tokens, vocab_size]")

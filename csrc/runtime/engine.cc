@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <exception>
 #include <iterator>
 #include <limits>
 #include <string>
@@ -56,7 +55,7 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
              options_.prefix_cache),
       scheduler_(cache_.pool(), options_.max_batch, options_.prefill_chunk,
                  [this](int32_t from, int32_t to) { cache_.copy_block(from, to); }),
-      choosers_(static_cast<size_t>(pool_->size()), Chooser(kernels_)),
+      choosing_(*pool_, kernels_),
       log_softmax_(kernels_) {}
 
 // The lock could have been held by a thread that fork() did not copy: the process is checked first.
@@ -92,6 +91,26 @@ std::unique_ptr<Sequence> Engine::make_sequence(const std::vector<int32_t>& prom
   return sequence;
 }
 
+void Engine::check_beams(const SamplingParams& params, int64_t n) const {
+  if (params.beams.width > options_.max_batch) {
+    fail(ErrorKind::kParameter, "n_beams", "at most max_batch, " + std::to_string(options_.max_batch),
+         std::to_string(params.beams.width));
+  }
+  if (params.searches() && n > 1) fail(ErrorKind::kParameter, "n", "1 beside beams", std::to_string(n));
+}
+
+void Engine::check_constraints(const Constraints& c) const {
+  const auto check = [this](const char* name, int64_t id, int64_t least) {
+    if (id >= least && id < vocab_size()) return;
+    fail(ErrorKind::kParameter, name, "token ids below " + std::to_string(vocab_size()), std::to_string(id));
+  };
+  check("forced_bos_token_id", c.forced_first, -1);
+  check("forced_eos_token_id", c.forced_last, -1);
+  for (const std::vector<int32_t>& run : c.bad_words) {
+    for (const int32_t id : run) check("bad_words_ids", id, 0);
+  }
+}
+
 int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t n) {
   const auto lock = enter();
   check_tokens(prompt);
@@ -99,7 +118,17 @@ int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t 
   if (n < 1 || n > kMostCompletions) {
     fail(ErrorKind::kParameter, "n", "1 to " + std::to_string(kMostCompletions), std::to_string(n));
   }
+  check_beams(params, n);
+  check_constraints(params.constraints);
   auto first = make_sequence(prompt, params);
+  if (params.searches()) {
+    Sequences others;
+    for (int64_t i = 1; i < params.beams.width; ++i) {
+      auto beam = make_sequence(prompt, params);
+      others.emplace(beam->id, std::move(beam));
+    }
+    first->search = std::make_shared<BeamSearch>(*first, std::move(others), most_generated(*first, options_.context));
+  }
   for (int64_t i = 1; i < n; ++i) {
     auto child = make_sequence(prompt, params);
     child->params.seed = completion_seed(params.seed, i);
@@ -110,58 +139,34 @@ int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t 
   return id;
 }
 
-// The events of the sequences whose logits are the rows of logits_, a row's children behind it. A lane takes a row at a
-// time; what one of them throws is thrown when all are done.
-std::vector<TokenEvent> Engine::choose(const std::vector<const Sequence*>& rows) {
-  std::vector<std::vector<TokenEvent>> of_row(rows.size());
-  std::vector<std::exception_ptr> thrown(choosers_.size());
-  pool_->run([&](Lane& lane) {
-    Chooser& chooser = choosers_[static_cast<size_t>(lane.id())];
-    const auto choose_row = [&](size_t r) {
-      float* logits = logits_.as<float>() + static_cast<int64_t>(r) * vocab_size();
-      of_row[r].push_back(chooser.choose(*rows[r], logits, vocab_size(), options_.context));
-      for (const auto& [id, child] : rows[r]->children) {
-        of_row[r].push_back(chooser.choose(*child, logits, vocab_size(), options_.context));
-      }
-    };
-    try {
-      for (size_t r; (r = static_cast<size_t>(lane.next_chunk())) < rows.size();) choose_row(r);
-    } catch (...) {
-      thrown[static_cast<size_t>(lane.id())] = std::current_exception();
-    }
-  });
-  for (const std::exception_ptr& e : thrown) {
-    if (e) std::rethrow_exception(e);
-  }
-  std::vector<TokenEvent> events;
-  for (std::vector<TokenEvent>& some : of_row) std::move(some.begin(), some.end(), std::back_inserter(events));
-  return events;
-}
-
-// The same where the largest logits are known, and all that matters.
-std::vector<TokenEvent> Engine::likeliest(const std::vector<const Sequence*>& rows) const {
-  std::vector<TokenEvent> events;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    const auto token = likeliest_[r] < 0 ? std::nullopt : std::optional(likeliest_[r]);
-    events.push_back(token_event(*rows[r], token, options_.context));
-    for (const auto& [id, child] : rows[r]->children) events.push_back(token_event(*child, token, options_.context));
-  }
-  return events;
-}
-
 // Allocates nothing, so that a step is done for all of its sequences or for none.
-void Engine::commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events) {
-  auto event = events.begin();
+void Engine::commit(const std::vector<Slice>& slices, std::vector<Outcome>& outcomes, std::vector<Turn>& turns) {
+  auto outcome = outcomes.begin();
   for (const Slice& slice : slices) {
     Sequence& s = *slice.sequence;
     s.n_computed += slice.count;
     if (!slice.output) continue;
-    if (!event->error) scheduler_.register_blocks(s);
-    s.tokens.push_back((event++)->token);
-    for (const auto& [id, child] : s.children) child->tokens.push_back((event++)->token);
+    auto event = outcome->events.begin();
+    if (s.search != nullptr ? !outcome->candidates.empty() : !event->error) scheduler_.register_blocks(s);
+    if (s.search != nullptr) {
+      s.candidates.swap(outcome->candidates);
+    } else {
+      s.tokens.push_back((event++)->token);
+      for (const auto& [id, child] : s.children) child->tokens.push_back((event++)->token);
+    }
+    ++outcome;
   }
-  for (const TokenEvent& e : events) {
-    if (e.reason != FinishReason::kNone) scheduler_.remove(e.request);
+  for (const Outcome& o : outcomes) {
+    for (const TokenEvent& e : o.events) {
+      if (e.reason != FinishReason::kNone) scheduler_.remove(e.request);
+    }
+  }
+  for (Turn& turn : turns) {
+    if (turn.end) {
+      scheduler_.remove(turn.end->request);
+    } else {
+      scheduler_.go_on(*turn.search, turn.step);
+    }
   }
   scheduler_.fork();
 }
@@ -182,6 +187,19 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   for (const Slice& slice : slices) {
     if (slice.output) rows.push_back(slice.sequence);
   }
+  std::vector<Outcome> outcomes = compute(batch, rows, interrupted, observer);
+  std::vector<Turn> turns = jiffy::turns(rows, outcomes);
+  std::vector<TokenEvent> events;
+  for (const Outcome& o : outcomes) events.insert(events.end(), o.events.begin(), o.events.end());
+  for (const Turn& turn : turns) {
+    if (turn.end) events.push_back(*turn.end);
+  }
+  commit(slices, outcomes, turns);
+  return events;
+}
+
+std::vector<Outcome> Engine::compute(const Batch& batch, const std::vector<const Sequence*>& rows,
+                                     const Interrupted& interrupted, const Observer& observer) {
   const bool without_logits = executor_.finds_likeliest() && std::all_of(rows.begin(), rows.end(), [](auto* s) {
                                 return s->params.wants_likeliest();
                               });
@@ -192,9 +210,8 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   }
   const Wanted wanted = without_logits ? Wanted::only_likeliest(likeliest_.data()) : Wanted(logits_.as<float>());
   if (!executor_.run(batch.view(), cache_.layout(), wanted, interrupted, observer)) throw Interruption();
-  std::vector<TokenEvent> events = without_logits ? likeliest(rows) : choose(rows);
-  commit(slices, events);
-  return events;
+  if (without_logits) return likeliest(rows, likeliest_, options_.context);
+  return choosing_.choose(rows, logits_.as<float>(), vocab_size(), options_.context);
 }
 
 void Engine::cancel(int64_t request) {

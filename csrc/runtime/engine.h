@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "program/executor.h"
 #include "runtime/batch.h"
-#include "runtime/chooser.h"
+#include "runtime/choosing.h"
 #include "runtime/kv_cache.h"
 #include "runtime/scheduler.h"
 
@@ -40,6 +40,7 @@ class Engine {
   // `n` completions of one prompt, each a request of its own; number i has completion_seed(params.seed, i). Returns the
   // number of the first, which the others follow. Throws kParameter for a bad prompt or parameter, kContextOverflow for
   // a prompt that is too long.
+  // One request for params.beams, whose last event has the hypotheses.
   int64_t add(std::vector<int32_t> prompt, SamplingParams params, int64_t n = 1);
 
   // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption,
@@ -69,14 +70,16 @@ class Engine {
  private:
   std::unique_lock<std::mutex> enter() const;
   void check_tokens(const std::vector<int32_t>& tokens) const;
+  void check_beams(const SamplingParams& params, int64_t n) const;
+  void check_constraints(const Constraints& constraints) const;
   std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params);
   void reserve_logits(int64_t n_outputs);
-  std::vector<TokenEvent> choose(const std::vector<const Sequence*>& rows);
-  std::vector<TokenEvent> likeliest(const std::vector<const Sequence*>& rows) const;
+  std::vector<Outcome> compute(const Batch& batch, const std::vector<const Sequence*>& rows,
+                               const Interrupted& interrupted, const Observer& observer);
   template <class Place, class Done>
   void compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
                      const Observer& observer, Place&& place, Done&& done);
-  void commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events);
+  void commit(const std::vector<Slice>& slices, std::vector<Outcome>& outcomes, std::vector<Turn>& turns);
 
   const int64_t process_;
   std::shared_ptr<const Program> program_;
@@ -86,7 +89,7 @@ class Engine {
   Executor executor_;
   KVCache cache_;
   Scheduler scheduler_;
-  std::vector<Chooser> choosers_;  // one a lane
+  Choosing choosing_;
   LogSoftmax log_softmax_;
   Buffer logits_;                   // [outputs of the largest step that needed them so far, vocab_size]
   std::vector<int32_t> likeliest_;  // [outputs] of a step that needs no logits

@@ -230,6 +230,35 @@ class PackedFile:
     @property
     def one_context(self) -> bool: ...
 
+class Constraints:
+    def __init__(
+        self,
+        *,
+        min_tokens: int = 0,
+        no_repeat_ngram: int = 0,
+        forced_first: int = -1,
+        forced_last: int = -1,
+        bad_words: Sequence[Sequence[int]] = [],
+    ) -> None: ...
+
+class EarlyStopping:
+    no: EarlyStopping
+    yes: EarlyStopping
+    never: EarlyStopping
+
+class BeamParams:
+    def __init__(
+        self, *, width: int = 1, n: int = 1, length_penalty: float = 1.0, early_stopping: EarlyStopping = ...
+    ) -> None: ...
+
+class Hypothesis:
+    @property
+    def token_ids(self) -> list[int]: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def stopped(self) -> bool: ...
+
 class TokenEvent:
     @property
     def request(self) -> int: ...
@@ -243,6 +272,8 @@ class TokenEvent:
     def logprob(self) -> float | None: ...
     @property
     def top_logprobs(self) -> list[tuple[int, float]]: ...
+    @property
+    def hypotheses(self) -> list[Hypothesis]: ...
     @property
     def error(self) -> Exception | None: ...
 
@@ -288,6 +319,8 @@ class Engine:
         seed: int,
         ignore_eos: bool,
         stop_ids: Sequence[int],
+        constraints: Constraints = ...,
+        beams: BeamParams = ...,
     ) -> list[int]: ...
     def step(self) -> list[TokenEvent]: ...
     def cancel(self, request: int) -> None: ...

@@ -293,6 +293,7 @@ class Model:
         return results if params.n > 1 else [completions[0] for completions in results]
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Stream:
-        if params.n > 1:
-            raise ParameterError("n", expected="1 for a stream", found=str(params.n))
+        for name in ("n", "n_beams"):
+            if getattr(params, name) > 1:
+                raise ParameterError(name, expected="1 for a stream", found=str(getattr(params, name)))
         return Stream(self._requests([prompt], params))

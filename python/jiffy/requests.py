@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .completion import Completion, Progress
+from . import _core
+from .completion import BeamProgress, Completion, Progress
 from .prompts import Prompt
 from .running import Running
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from . import _core
     from .tokenizer import Tokenizer
 
 _SMALLEST_F32 = 1e-45  # above 0 as float32
@@ -33,13 +33,13 @@ class Requests:
         self._running, self._eos_ids, self._prompts, self._params = running, eos_ids, prompts, params
         self._completions = [Progress(tokenizer, params.stop, eos_ids) for _ in prompts for _ in range(params.n)]
         self._numbers: list[int] = []  # the engine's, of what has begun and isn't in _open yet
-        self._open: dict[int, Progress] = {}  # by the engine's numbers
+        self._open: dict[int, Progress | BeamProgress] = {}  # by the engine's numbers
         self._events: deque[_core.TokenEvent | None] = deque()  # tokens to take; None when there will be no more
 
     def start(self) -> None:
         for prompt in self._prompts:
             self._running.begin(self._numbers, self._events, prompt.ids, **self._options())
-        self._open.update(zip(self._numbers, self._completions, strict=True))
+        self._open.update(zip(self._numbers, self._takers(), strict=True))
         self._numbers.clear()
 
     def texts(self) -> Iterator[str]:
@@ -62,10 +62,12 @@ class Requests:
     def results(self) -> list[list[Completion]]:
         """For each prompt its completions, as far as they are."""
         n, with_logprobs = self._params.n, self._params.logprobs is not None
+        searched = self._params.n_beams > 1
         return [
             [
                 progress.result(len(prompt.ids), prompt.n_truncated, with_logprobs)
                 for progress in self._completions[i * n : (i + 1) * n]
+                if not searched or progress.finish_reason
             ]
             for i, prompt in enumerate(self._prompts)
         ]
@@ -82,10 +84,17 @@ class Requests:
         for number in (*getattr(self, "_numbers", ()), *getattr(self, "_open", ())):
             self._running.abandon(number)
 
+    def _takers(self) -> list[Progress] | list[BeamProgress]:
+        """Who takes the events of each of the engine's requests."""
+        if self._params.n_beams == 1:
+            return self._completions
+        n = self._params.n
+        return [BeamProgress(self._completions[i * n : (i + 1) * n]) for i in range(len(self._prompts))]
+
     def _options(self) -> dict[str, object]:
         p = self._params
         return {
-            "n": p.n,
+            "n": p.n if p.n_beams == 1 else 1,
             "max_tokens": p.max_tokens,
             "temperature": p.temperature,
             "top_k": p.top_k,
@@ -98,7 +107,26 @@ class Requests:
             "seed": p.seed,
             "ignore_eos": p.ignore_eos,
             "stop_ids": list(self._eos_ids),
+            "constraints": constraints(p),
+            "beams": beams(p),
         }
+
+
+def constraints(p: SamplingParams) -> _core.Constraints:
+    return _core.Constraints(
+        min_tokens=p.min_tokens,
+        no_repeat_ngram=p.no_repeat_ngram_size,
+        forced_first=-1 if p.forced_bos_token_id is None else p.forced_bos_token_id,
+        forced_last=-1 if p.forced_eos_token_id is None else p.forced_eos_token_id,
+        bad_words=p.bad_words_ids,
+    )
+
+
+def beams(p: SamplingParams) -> _core.BeamParams:
+    kinds = {False: _core.EarlyStopping.no, True: _core.EarlyStopping.yes, "never": _core.EarlyStopping.never}
+    stopping = kinds[p.early_stopping]
+    n = p.n if p.n_beams > 1 else 1
+    return _core.BeamParams(width=p.n_beams, n=n, length_penalty=p.length_penalty, early_stopping=stopping)
 
 
 class Stream:
