@@ -96,8 +96,12 @@ def _is_property(function: ast.FunctionDef) -> bool:
 def _parameters(function: ast.FunctionDef) -> object:
     """Names, kinds and defaults; the types that pybind11 writes are wider than what anybody should give."""
     arguments = function.args
-    defaults = [None if one is None else ast.literal_eval(one) for one in (*arguments.defaults, *arguments.kw_defaults)]
+    defaults = [None if one is None else _value(one) for one in (*arguments.defaults, *arguments.kw_defaults)]
     return [one.arg for one in arguments.args], [one.arg for one in arguments.kwonlyargs], defaults
+
+
+def _value(default: ast.expr) -> object:
+    return ast.unparse(default) if isinstance(default, ast.Attribute) else ast.literal_eval(default)
 
 
 def _kind_of_return(function: ast.FunctionDef) -> str:

@@ -29,6 +29,7 @@ void bind_weight(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
 void bind_packed(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
+void bind_encoder(pybind11::module_& m);
 void bind_ops(pybind11::module_& m);
 void bind_runtime(pybind11::module_& m);
 

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "bindings/bindings.h"
+#include "bindings/interruptible.h"
 #include "kernels/cpu/select.h"
 #include "ops/work.h"
 #include "runtime/recorder.h"
@@ -21,22 +22,6 @@ struct InstructionProfile {
   double seconds;
   Work work;
 };
-
-// Ctrl-C within a step: Python's own handler is asked, and its exception comes out of the call.
-bool python_signal() {
-  const py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
-
-template <class Call>
-auto interruptible(Call&& call) {
-  try {
-    const py::gil_scoped_release release;
-    return call();
-  } catch (const Interruption&) {
-    throw py::error_already_set();
-  }
-}
 
 py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens) {
   py::array_t<float> out({static_cast<py::ssize_t>(tokens.size()), static_cast<py::ssize_t>(engine.vocab_size())});

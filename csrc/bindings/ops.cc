@@ -14,7 +14,7 @@ namespace jiffy {
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
-using Indices = std::vector<int32_t>;
+using Ids = std::vector<int32_t>;
 
 std::vector<std::string> kernel_names() {
 #define JIFFY_NAME(name, Args) #name,
@@ -53,8 +53,8 @@ Operand operand_of(const py::handle& rows, const char* what) {
 }
 
 std::shared_ptr<OpCall> make_call(Instruction at, const py::tuple& inputs, const py::tuple& outputs,
-                                  const std::vector<std::pair<std::string, py::object>>& parameters, Indices token_ids,
-                                  Indices positions, std::shared_ptr<RaggedKv> kv, std::vector<int64_t> counts) {
+                                  const std::vector<std::pair<std::string, py::object>>& parameters, Ids token_ids,
+                                  Ids positions, std::shared_ptr<RaggedKv> kv, std::vector<int64_t> counts) {
   OpCallSpec spec{.at = std::move(at),
                   .operands = {},
                   .parameters = {},
@@ -124,7 +124,7 @@ void bind_ops(py::module_& m) {
                                           "What run_all does; it reads and writes the arrays it was made of.");
   py::class_<OpCall, Work, std::shared_ptr<OpCall>>(m, "OpCall", "An instruction whose operands are arrays.")
       .def(py::init(&make_call), py::arg("instruction"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"),
-           py::kw_only(), py::arg("token_ids") = Indices{}, py::arg("positions") = Indices{}, py::arg("kv") = nullptr,
+           py::kw_only(), py::arg("token_ids") = Ids{}, py::arg("positions") = Ids{}, py::arg("kv") = nullptr,
            py::arg("counts") = std::vector<int64_t>{}, py::keep_alive<1, 3>(), py::keep_alive<1, 4>());
   m.def("argmax_rows", &argmax_rows, py::arg("x").noconvert(), py::arg("indices").noconvert(), py::keep_alive<0, 1>(),
         py::keep_alive<0, 2>());

@@ -100,7 +100,24 @@ void bind_program(py::module_& m) {
       .value("silu_mul", OpKind::kSiluMul)
       .value("gelu", OpKind::kGelu)
       .value("select", OpKind::kSelect)
+      .value("mul", OpKind::kMul)
+      .value("activation", OpKind::kActivation)
+      .value("pool", OpKind::kPool)
       .value("rms_norm_quantize", OpKind::kRmsNormQuantize);
+
+  py::enum_<Indices>(m, "Indices")
+      .value("tokens", Indices::kTokens)
+      .value("types", Indices::kTypes)
+      .value("positions", Indices::kPositions);
+  py::enum_<Function>(m, "Function")
+      .value("relu", Function::kRelu)
+      .value("tanh", Function::kTanh)
+      .value("silu", Function::kSilu);
+  py::enum_<Pooling>(m, "Pooling")
+      .value("mean", Pooling::kMean)
+      .value("max", Pooling::kMax)
+      .value("first", Pooling::kFirst)
+      .value("last", Pooling::kLast);
 
   py::class_<RopeTable, std::shared_ptr<RopeTable>>(
       m, "RopeTable", py::buffer_protocol(),
@@ -114,9 +131,7 @@ void bind_program(py::module_& m) {
       });
 
   py::class_<Value>(m, "Value")
-      .def(py::init([](Space space, int64_t width, RowFormat format) {
-             return Value{space, width, format};
-           }),
+      .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
            py::arg("space"), py::arg("width"), py::arg("format"))
       .def_readonly("space", &Value::space)
       .def_readonly("width", &Value::width)
@@ -131,12 +146,15 @@ void bind_program(py::module_& m) {
       .def_readonly("head_dim", &Attributes::head_dim)
       .def_readonly("window", &Attributes::window)
       .def_readonly("causal", &Attributes::causal)
-      .def_readonly("tanh", &Attributes::tanh);
+      .def_readonly("tanh", &Attributes::tanh)
+      .def_readonly("indices", &Attributes::indices)
+      .def_readonly("function", &Attributes::function)
+      .def_readonly("pooling", &Attributes::pooling);
 
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
                        float eps, float scale, int64_t layer, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim,
-                       int64_t window, bool causal, bool tanh) {
+                       int64_t window, bool causal, bool tanh, Indices indices, Function function, Pooling pooling) {
              return Instruction{op, std::move(inputs), std::move(outputs), std::move(parameters),
                                 Attributes{.eps = eps,
                                            .scale = scale,
@@ -146,12 +164,17 @@ void bind_program(py::module_& m) {
                                            .head_dim = head_dim,
                                            .window = window,
                                            .causal = causal,
-                                           .tanh = tanh}};
+                                           .tanh = tanh,
+                                           .indices = indices,
+                                           .function = function,
+                                           .pooling = pooling}};
            }),
            py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(),
            py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
            py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0, py::arg("window") = 0, py::arg("causal") = true,
-           py::arg("tanh") = false)
+           py::arg("tanh") = false, py::arg_v("indices", Indices::kTokens, "Indices.tokens"),
+           py::arg_v("function", Function::kRelu, "Function.relu"),
+           py::arg_v("pooling", Pooling::kMean, "Pooling.mean"))
 
       .def_property_readonly("op", [](const Instruction& at) { return op(at.op).name; })
       .def_readonly("inputs", &Instruction::inputs)
@@ -175,6 +198,8 @@ void bind_program(py::module_& m) {
       .def_property_readonly("parameters", &parameters, "As the constructor takes them.")
       .def_property_readonly("instructions", &Program::instructions)
       .def_property_readonly("vocab_size", &Program::vocab_size)
+      .def_property_readonly("n_types", &Program::n_types)
+      .def_property_readonly("pools", &Program::pools)
       .def_property_readonly("context_length", &Program::context_length);
 }
 

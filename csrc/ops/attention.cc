@@ -98,16 +98,19 @@ void Pieces::run(Worker& w, const Piece& piece, AttentionArgs part) const {
   const int64_t first = piece.head_part * cut_.heads;
   const int64_t heads = first + cut_.heads < group ? cut_.heads : group - first;
   const int64_t last = piece.token + cut_.tokens < piece.slice->end ? piece.token + cut_.tokens : piece.slice->end;
-  const float* q[kAttentionRows];
+  const Parameter* bias = c_.at.parameters.empty() ? nullptr : &c_.parameter(0);
+  const float *q[kAttentionRows], *biases[kAttentionRows];
   float* out[kAttentionRows];
-  int32_t seen_first[kAttentionRows], seen_end[kAttentionRows];
+  int32_t seen_first[kAttentionRows], seen_end[kAttentionRows], position[kAttentionRows];
   int64_t rows = 0;
   for (int64_t t = piece.token; t < last; ++t) {
     const Sight seen = sight(a_, *piece.slice, c_.batch.positions[t]);
     for (int64_t h = 0; h < heads; ++h, ++rows) {
-      const int64_t at = (t * a_.n_heads + piece.kv_head * group + first + h) * a_.head_dim;
+      const int64_t head = piece.kv_head * group + first + h, at = (t * a_.n_heads + head) * a_.head_dim;
       q[rows] = c_.input(0).floats() + at;
       out[rows] = c_.output(0).floats() + at;
+      position[rows] = c_.batch.positions[t];
+      if (bias != nullptr) biases[rows] = bias->floats + head * bias->cols;
       seen_first[rows] = static_cast<int32_t>(seen.first);
       seen_end[rows] = static_cast<int32_t>(seen.end);
     }
@@ -121,13 +124,19 @@ void Pieces::run(Worker& w, const Piece& piece, AttentionArgs part) const {
   part.scale = a_.scale;
   part.scratch = w.scratch;
   part.native_pairs = w.kernels.native_pairs;
+  if (bias != nullptr) {
+    part.bias = biases;
+    part.position = position;
+    part.reach = bias->cols / 2;
+  }
   w.kernels.attention(part);
 }
 
 }  // namespace
 
 void check_attention(const Check& c) {
-  c.counts(1, 1, 0);
+  const bool biased = c.at.parameters.size() == 1;
+  c.counts(1, 1, biased ? 1 : 0);
   const Attributes& a = c.at.attributes;
   c.positive(a.n_heads, "n_heads");
   c.positive(a.n_kv_heads, "n_kv_heads");
@@ -140,6 +149,10 @@ void check_attention(const Check& c) {
   c.is_float(c.output(0), a.n_heads * a.head_dim);
   c.that(c.input(0).space == Space::kTokens && c.output(0).space == Space::kTokens, "one row a token",
          "one row an output");
+  if (!biased) return;
+  c.that(c.has_parameter(0), "a bias or no parameter", "an empty one");
+  c.is_floats(0, a.n_heads, c.parameter(0).cols);
+  c.that(c.parameter(0).cols % 2 == 1, "a bias for an odd number of distances", std::to_string(c.parameter(0).cols));
 }
 
 void run_attention(const Call& c, Worker& w) {

@@ -12,9 +12,10 @@ struct SliceView {
   const int32_t* block_table;  // [position / kBlockSize] -> KV block; covers every position up to the slice's end
 };
 
-// A ragged batch. `outputs` are the token rows whose logits are asked for.
+// A ragged batch. `outputs` are the token rows whose logits are asked for; of a program that pools, one for each slice.
 struct BatchView {
   const int32_t* token_ids;  // [n_tokens]
+  const int32_t* type_ids;   // [n_tokens], for a program with a table of types
   const int32_t* positions;  // [n_tokens]
   int64_t n_tokens;
   const SliceView* slices;  // [n_slices], in the order of their rows, which they cover

@@ -40,22 +40,28 @@ struct Parameter {
 };
 
 enum class OpKind : uint8_t {
-  kEmbedding,        // -> rows                            parameters: table
+  kEmbedding,        // -> rows                            parameters: table, a matrix or floats
   kRmsNorm,          // x -> y                             parameters: weight
   kLayerNorm,        // x -> y                             parameters: weight, bias or -1
   kQuantize,         // x -> q8 or bf16
   kMatmul,           // x [, residual] -> y0, y1, ...      parameters: (weight, bias or -1) for each output
   kRope,             // x -> y                             parameters: cosines, sines
   kKvWrite,          // k, v ->
-  kAttention,        // q -> y
+  kAttention,        // q -> y                             parameters: none, or bias [n_heads, 2 * reach + 1]
   kAdd,              // a, b -> y
   kSiluMul,          // gate, up -> y
   kGelu,             // x -> y
   kSelect,           // rows of tokens -> rows of outputs
+  kMul,              // a, b -> y
+  kActivation,       // x -> y
+  kPool,             // rows of tokens -> one row a slice, which are the outputs then
   kRmsNormQuantize,  // x -> q8 or bf16                    parameters: weight             fused: the rest of the list
   kGateUp,           // x -> y                             parameters: gate, up
   kRopeKvWrite,      // q, k, v -> rotated q               parameters: cosines, sines
 };
+
+// What an embedding's rows are found by.
+enum class Indices : uint8_t { kTokens, kTypes, kPositions };
 
 // What an op needs to know beyond its operands; fields that it doesn't use stay as they are.
 struct Attributes {
@@ -65,6 +71,9 @@ struct Attributes {
   int64_t window = 0;  // attention: 0, or how many positions a token sees on a side, its own among them
   bool causal = true;  // attention: false lets a token see those behind it, too; a sequence is then one slice
   bool tanh = false;   // gelu: approximated by tanh
+  Indices indices = Indices::kTokens;   // embedding
+  Function function = Function::kRelu;  // activation
+  Pooling pooling = Pooling::kMean;     // pool
 };
 
 struct Instruction {
@@ -190,5 +199,11 @@ void check_gelu(const Check&);
 void run_gelu(const Call&, Worker&);
 void check_select(const Check&);
 void run_select(const Call&, Worker&);
+void check_mul(const Check&);
+void run_mul(const Call&, Worker&);
+void check_activation(const Check&);
+void run_activation(const Call&, Worker&);
+void check_pool(const Check&);
+void run_pool(const Call&, Worker&);
 
 }  // namespace jiffy

@@ -80,10 +80,13 @@ void OpCall::check_operands() {
   check(spec_.at.outputs, 0, spec_.operands.size(), "output");
   check(spec_.at.parameters, -1, spec_.parameters.size(), "parameter");
   std::vector<Value> values;
-  for (const Operand& operand : spec_.operands) {
+  for (Operand& operand : spec_.operands) {
+    const bool pooled = spec_.at.op == OpKind::kPool && !values.empty();
+    if (pooled) operand.type.space = Space::kOutputs;
     values.push_back(operand.type);
     if (rows_ == 0) rows_ = operand.rows;
-    in_range(where + ", rows", operand.rows, rows_, rows_);
+    const int64_t rows = pooled ? static_cast<int64_t>(spec_.counts.size()) : rows_;
+    in_range(where + ", rows", operand.rows, rows, rows);
   }
   in_range(where + ", rows", rows_, 1, INT32_MAX);
   op(spec_.at.op).check(Check(where, spec_.at, values, spec_.parameters));
@@ -98,19 +101,25 @@ void OpCall::check_batch() const {
     const int64_t rows = spec_.parameters[static_cast<size_t>(spec_.at.parameters[0])].rows;
     for (const int32_t i : indices) in_range(where + ", " + what, i, 0, rows - 1);
   };
-  if (kind == OpKind::kEmbedding) indices_of_parameter(spec_.token_ids, "token ids");
+  if (kind == OpKind::kEmbedding) {
+    const bool by_position = spec_.at.attributes.indices == Indices::kPositions;
+    indices_of_parameter(by_position ? spec_.positions : spec_.token_ids, by_position ? "positions" : "token ids");
+  }
   if (kind == OpKind::kRope) indices_of_parameter(spec_.positions, "positions");
-  if (kind != OpKind::kKvWrite && kind != OpKind::kAttention) return;
+  const bool cached = kind == OpKind::kKvWrite || kind == OpKind::kAttention;
+  if (!cached && kind != OpKind::kPool) return;
   if (spec_.kv == nullptr) wrong(where, "keys and values", "none");
+  in_range(where + ", counts together", slices_.back().end, rows_, rows_);
+  if (!cached) return;
   const Attributes& a = spec_.at.attributes;
   in_range(where + ", layer", a.layer, 0, 0);
   in_range(where + ", n_kv_heads", a.n_kv_heads, spec_.kv->layout().n_kv_heads, spec_.kv->layout().n_kv_heads);
   in_range(where + ", head_dim", a.head_dim, spec_.kv->layout().head_dim, spec_.kv->layout().head_dim);
-  in_range(where + ", counts together", slices_.back().end, rows_, rows_);
 }
 
 void OpCall::run(Worker& worker) const {
   const BatchView batch{.token_ids = spec_.token_ids.data(),
+                        .type_ids = spec_.token_ids.data(),
                         .positions = spec_.positions.data(),
                         .n_tokens = rows_,
                         .slices = slices_.data(),

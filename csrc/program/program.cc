@@ -19,6 +19,10 @@ bool touches_kv(OpKind kind) {
 
 bool rotates(OpKind kind) { return kind == OpKind::kRope || kind == OpKind::kRopeKvWrite; }
 
+bool counts_positions(const Instruction& at) {
+  return rotates(at.op) || (at.op == OpKind::kEmbedding && at.attributes.indices == Indices::kPositions);
+}
+
 }  // namespace
 
 Program::Program(ProgramSpec spec) : spec_(std::move(spec)) {
@@ -52,16 +56,27 @@ void Program::check_indices(const Instruction& at, const std::string& where) con
 void Program::check_instruction(const Instruction& at, const std::string& where) {
   op(at.op).check(Check(where, at, spec_.values, spec_.parameters));
   if (touches_kv(at.op)) check_kv(at, where);
-  if (at.op == OpKind::kEmbedding) {
-    const int64_t rows = spec_.parameters[static_cast<size_t>(at.parameters[0])].matrix.rows;
-    vocab_size_ = vocab_size_ == 0 ? rows : std::min(vocab_size_, rows);
-  }
-  if (rotates(at.op)) {
-    const int64_t rows = spec_.parameters[static_cast<size_t>(at.parameters[0])].rows;
-    if (rows < spec_.context_length) {
-      broken(where, "a rope table of " + std::to_string(spec_.context_length) + " positions", std::to_string(rows));
-    }
-  }
+  if (at.op == OpKind::kEmbedding) note_embedding(at);
+  if (counts_positions(at)) check_rows(at, where);
+  if (at.op == OpKind::kPool) pools_ = whole_sequences_ = true;
+  if (at.op == OpKind::kAttention && !at.attributes.causal) whole_sequences_ = true;
+}
+
+// A table has a row for each position.
+void Program::check_rows(const Instruction& at, const std::string& where) const {
+  const Parameter& p = spec_.parameters[static_cast<size_t>(at.parameters[0])];
+  const int64_t rows = p.floats != nullptr ? p.rows : p.matrix.rows;
+  if (rows >= spec_.context_length) return;
+  const std::string table = rotates(at.op) ? "a rope table of " : "a table of ";
+  broken(where, table + std::to_string(spec_.context_length) + " positions", std::to_string(rows));
+}
+
+void Program::note_embedding(const Instruction& at) {
+  const Parameter& table = spec_.parameters[static_cast<size_t>(at.parameters[0])];
+  const int64_t rows = table.floats != nullptr ? table.rows : table.matrix.rows;
+  const auto least = [rows](int64_t so_far) { return so_far == 0 ? rows : std::min(so_far, rows); };
+  if (at.attributes.indices == Indices::kTokens) vocab_size_ = least(vocab_size_);
+  if (at.attributes.indices == Indices::kTypes) n_types_ = least(n_types_);
 }
 
 void Program::check_kv(const Instruction& at, const std::string& where) {
@@ -78,7 +93,11 @@ void Program::check_kv(const Instruction& at, const std::string& where) {
     if (a.layer >= 0 && a.layer < kv_shape_.n_layers) return;
     broken(where, "one of the " + written + " layers that earlier instructions wrote", std::to_string(a.layer));
   }
-  if (a.layer != kv_shape_.n_layers) broken(where, "the next layer, " + written, std::to_string(a.layer));
+  if (a.layer >= 0 && a.layer < kv_shape_.n_layers) {  // its memory, once more
+    whole_sequences_ = true;
+    return;
+  }
+  if (a.layer != kv_shape_.n_layers) broken(where, "at most the next layer, " + written, std::to_string(a.layer));
   kv_shape_.n_kv_heads = a.n_kv_heads;
   kv_shape_.head_dim = a.head_dim;
   ++kv_shape_.n_layers;

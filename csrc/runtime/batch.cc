@@ -16,13 +16,10 @@ Batch::Batch(const std::vector<Slice>& slices, bool all_rows) {
 }
 
 BatchView Batch::view() const {
-  return {token_ids_.data(),
-          positions_.data(),
-          static_cast<int64_t>(token_ids_.size()),
-          slices_.data(),
-          static_cast<int64_t>(slices_.size()),
-          output_rows_.data(),
-          n_outputs()};
+  return {token_ids_.data(),   nullptr,
+          positions_.data(),   static_cast<int64_t>(token_ids_.size()),
+          slices_.data(),      static_cast<int64_t>(slices_.size()),
+          output_rows_.data(), n_outputs()};
 }
 
 }  // namespace jiffy

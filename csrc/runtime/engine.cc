@@ -27,6 +27,10 @@ const EngineOptions& checked(const EngineOptions& options, const Program& progra
   check("context", options.context, std::min<int64_t>(program.context_length(), INT32_MAX));  // positions are int32
   check("max_batch", options.max_batch, 1 << 16);
   check("prefill_chunk", options.prefill_chunk, 1 << 16);
+  if (program.takes_whole_sequences() || program.n_types() > 0) {
+    fail(ErrorKind::kFormat, "program", "tokens that depend on those before them alone, with layers of their own",
+         "an encoder's");
+  }
   if (program.result_width() > program.vocab_size()) {  // a token would be chosen that has no embedding
     fail(ErrorKind::kFormat, "program result",
          "at most " + std::to_string(program.vocab_size()) + " logits, the vocabulary",

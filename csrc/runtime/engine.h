@@ -11,6 +11,7 @@
 #include "program/executor.h"
 #include "runtime/batch.h"
 #include "runtime/choosing.h"
+#include "runtime/interruption.h"
 #include "runtime/kv_cache.h"
 #include "runtime/scheduler.h"
 
@@ -22,11 +23,6 @@ struct EngineOptions {
   int64_t prefill_chunk = 512;  // prompt tokens in a step
   KvType kv_type = KvType::kF32;
   bool prefix_cache = true;  // a prompt that begins as one before takes over its keys and values
-};
-
-// A step that the caller's `interrupted` ended; every sequence is as it was before.
-struct Interruption : std::exception {
-  const char* what() const noexcept override { return "interrupted"; }
 };
 
 // Every call may come from any thread, one at a time goes on; each throws kFork in a forked child. A step that throws

@@ -128,7 +128,26 @@ class OpKind:
     silu_mul: ClassVar[OpKind]
     gelu: ClassVar[OpKind]
     select: ClassVar[OpKind]
+    mul: ClassVar[OpKind]
+    activation: ClassVar[OpKind]
+    pool: ClassVar[OpKind]
     rms_norm_quantize: ClassVar[OpKind]
+
+class Indices:
+    tokens: ClassVar[Indices]
+    types: ClassVar[Indices]
+    positions: ClassVar[Indices]
+
+class Function:
+    relu: ClassVar[Function]
+    tanh: ClassVar[Function]
+    silu: ClassVar[Function]
+
+class Pooling:
+    mean: ClassVar[Pooling]
+    max: ClassVar[Pooling]
+    first: ClassVar[Pooling]
+    last: ClassVar[Pooling]
 
 class RopeTable:
     def __init__(
@@ -165,6 +184,12 @@ class Attributes:
     def causal(self) -> bool: ...
     @property
     def tanh(self) -> bool: ...
+    @property
+    def indices(self) -> Indices: ...
+    @property
+    def function(self) -> Function: ...
+    @property
+    def pooling(self) -> Pooling: ...
 
 class Instruction:
     def __init__(
@@ -183,6 +208,9 @@ class Instruction:
         window: int = 0,
         causal: bool = True,
         tanh: bool = False,
+        indices: Indices = Indices.tokens,
+        function: Function = Function.relu,
+        pooling: Pooling = Pooling.mean,
     ) -> None: ...
     @property
     def op(self) -> str: ...
@@ -215,6 +243,10 @@ class Program:
     def instructions(self) -> list[Instruction]: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def n_types(self) -> int: ...
+    @property
+    def pools(self) -> bool: ...
     @property
     def context_length(self) -> int: ...
 
@@ -343,6 +375,32 @@ class Engine:
     def n_free_blocks(self) -> int: ...
     @property
     def n_cached_tokens(self) -> int: ...
+
+class Encoder:
+    def __init__(
+        self,
+        program: Program,
+        pool: ThreadPool,
+        *,
+        isa: str,
+        context: int,
+        batch_tokens: int = 2048,
+        kv_dtype: str = "f32",
+    ) -> None: ...
+    def run(
+        self,
+        token_ids: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        *,
+        type_ids: NDArray[np.int32] | None = None,
+        rows: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float32]: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def kv_dtype(self) -> str: ...
 
 class BlockPool:
     def __init__(self, n_blocks: int, hash: str = "good") -> None: ...

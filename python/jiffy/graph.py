@@ -6,6 +6,7 @@ each distinct kind among the consumers of a value. Fusion happens natively, late
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -48,9 +49,16 @@ class Trace:
         nodes = {name: Node(i, values[i].width, values[i].space, values[i].format) for name, i in marks}
         return cls(values, program.parameters, program.instructions, nodes)
 
-    def embedding(self, table: _core.Weight) -> Node:
-        """Rows of table [vocab_size, dim], one for each token of the batch."""
-        return self._emit(_core.OpKind.embedding, [], table.cols, [table])
+    def branch(self) -> Trace:
+        """A trace that has begun as this one has: programs that end in different ways share their parameters."""
+        copied = (copy(value) for value in (self.values, self.parameters, self.instructions, self.marks))
+        return Trace(*copied, copy(self._parameter_index), copy(self._quantized))
+
+    def embedding(self, table: _core.Weight | np.ndarray, by: str = "tokens") -> Node:
+        """Rows of table [any, dim], one for each token of the batch: by its id ("tokens"), by its type ("types") or by
+        its position within its sequence ("positions")."""
+        width = table.cols if hasattr(table, "cols") else table.shape[1]
+        return self._emit(_core.OpKind.embedding, [], width, [table], indices=getattr(_core.Indices, by))
 
     def rms_norm(self, x: Node, weight: np.ndarray, eps: float) -> Node:
         """x / sqrt(mean(x^2) + eps) * weight."""
@@ -70,20 +78,44 @@ class Trace:
         return self._emit(_core.OpKind.rope, [x], x.width, parameters, n_heads=n_heads, head_dim=x.width // n_heads)
 
     def attention(
-        self, q: Node, k: Node, v: Node, *, layer: int, n_heads: int, n_kv_heads: int, window: int = 0
+        self,
+        q: Node,
+        k: Node,
+        v: Node,
+        *,
+        layer: int,
+        n_heads: int,
+        n_kv_heads: int,
+        window: int = 0,
+        causal: bool = True,
+        scale: float | None = None,
+        bias: np.ndarray | None = None,
     ) -> Node:
-        """Stores k and v in the cache of `layer`, then attends causally over it.
+        """Stores k and v in the cache of `layer`, then attends over it, to the positions up to a token's own or, if not
+        causal, to all of its sequence. A layer may be written again when nobody reads it any more; such a program, as
+        one that isn't causal, takes whole sequences alone (`_core.Encoder`).
 
-        window: how many positions a token sees, its own and those before it; 0 for all.
+        window: how many positions a token sees on a side, its own among them; 0 for all. scale: of the products of q
+        and k, None for 1 / sqrt(head_dim). bias: [n_heads, 2 * reach + 1], added to the scaled products by the distance
+        key - query, which is clipped to +-reach.
         """
         shape = {"layer": layer, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": q.width // n_heads}
         self._append(_core.OpKind.kv_write, [k, v], [], [], **shape)
-        return self._emit(
-            _core.OpKind.attention, [q], q.width, [], scale=shape["head_dim"] ** -0.5, window=window, **shape
-        )
+        sight = {"window": window, "causal": causal, "scale": shape["head_dim"] ** -0.5 if scale is None else scale}
+        parameters = [] if bias is None else [bias]
+        return self._emit(_core.OpKind.attention, [q], q.width, parameters, **sight, **shape)
 
     def add(self, a: Node, b: Node) -> Node:
         return self._emit(_core.OpKind.add, [a, b], a.width, [])
+
+    def mul(self, a: Node, b: Node) -> Node:
+        return self._emit(_core.OpKind.mul, [a, b], a.width, [])
+
+    def activation(self, x: Node, name: str) -> Node:
+        """f(x), element by element: "relu", "tanh", "silu", or "gelu" and "gelu_tanh" as `gelu` has them."""
+        if name.startswith("gelu"):
+            return self.gelu(x, "tanh" if name == "gelu_tanh" else "none")
+        return self._emit(_core.OpKind.activation, [x], x.width, [], function=getattr(_core.Function, name))
 
     def silu_mul(self, gate: Node, up: Node) -> Node:
         """silu(gate) * up."""
@@ -98,6 +130,12 @@ class Trace:
     def select(self, x: Node) -> Node:
         """The rows whose logits are asked for."""
         return self._emit(_core.OpKind.select, [x], x.width, [], space=_core.Space.outputs)
+
+    def pool(self, x: Node, pooling: str) -> Node:
+        """One row for each sequence: the "mean" of its rows, their largest elements ("max"), the "first", the "last".
+        Takes whole sequences, as attention that isn't causal does."""
+        kind = getattr(_core.Pooling, pooling)
+        return self._emit(_core.OpKind.pool, [x], x.width, [], space=_core.Space.outputs, pooling=kind)
 
     def mark(self, name: str, x: Node) -> Node:
         """Names a value that one part of the model hands to the next, so that `jiffy check` can look at it. A later

@@ -109,6 +109,9 @@ CASES = {
     "head_dim": (lambda head: _attention(head).update(head_dim=-8), "(attention)"),
     "layer": (lambda head: _attention(head).update(layer=7), "(attention)"),
     "causal": (setting("instructions", 2, causal=2), "instruction 2 causal: expected 0 to 1"),
+    "indices": (setting("instructions", 2, indices=3), "instruction 2 indices: expected 0 to 2"),
+    "function": (setting("instructions", 2, function=3), "instruction 2 function: expected 0 to 2"),
+    "pooling": (setting("instructions", 2, pooling=4), "instruction 2 pooling: expected 0 to 3"),
     "mark": (setting("marks", 0, value=10**6), "program mark embed_tokens: expected a value below"),
     "result": (lambda head: head.update(result=10**6), "program result"),
     "context-0": (lambda head: head.update(context_length=0), "context_length: expected 1 to 2147483647, found 0"),
@@ -192,7 +195,7 @@ def test_another_layout(spoilt):
     raw = bytearray(spoilt.read_bytes())
     raw[8 + int.from_bytes(raw[:8], "little") + 8] += 1
     spoilt.write_bytes(raw)
-    with pytest.raises(Unsupported, match="spoilt.jiffy layout version: expected 1, which this jiffy writes"):
+    with pytest.raises(Unsupported, match="spoilt.jiffy layout version: expected 2, which this jiffy writes"):
         jiffy.load(spoilt)
 
 

@@ -85,7 +85,8 @@ class TestBatch {
   }
 
   BatchView view() const {
-    return {ids_.data(),     positions_.data(), n_tokens(), slices_.data(), static_cast<int64_t>(slices_.size()),
+    return {ids_.data(),     nullptr,        positions_.data(),
+            n_tokens(),      slices_.data(), static_cast<int64_t>(slices_.size()),
             outputs_.data(), n_outputs()};
   }
   int64_t n_tokens() const { return static_cast<int64_t>(ids_.size()); }

@@ -79,16 +79,27 @@ constexpr int64_t kRows = 20;  // more than the kernel takes at once
 
 struct Rows {
   std::vector<float> q;  // [kRows, head_dim]
-  std::vector<int32_t> first, end;
+  std::vector<int32_t> first, end, position;
   float scale;
+  int64_t reach;            // of the bias; -1: there is none
+  std::vector<float> bias;  // [kRows, 2 * reach + 1]
 
-  Rows(const Cache& cache, int32_t window)
+  Rows(const Cache& cache, int32_t window, int64_t reach = -1)
       : q(normal(static_cast<size_t>(kRows * cache.head_dim), 53)),
-        scale(1.0f / std::sqrt(static_cast<float>(cache.head_dim))) {
+        scale(1.0f / std::sqrt(static_cast<float>(cache.head_dim))),
+        reach(reach),
+        bias(normal(static_cast<size_t>(kRows * (2 * reach + 1) * (reach >= 0)), 54)) {
     for (int32_t r = 0; r < kRows; ++r) {
       end.push_back(std::max<int32_t>(1, static_cast<int32_t>(cache.length) - r * 40));
       first.push_back(window == 0 ? 0 : std::max(0, end.back() - window - r));
+      position.push_back((first.back() + end.back()) / 2);
     }
+  }
+
+  const float* bias_of(int64_t r) const { return bias.data() + r * (2 * reach + 1); }
+  float bias_at(int64_t r, int64_t key) const {
+    const int64_t distance = key - position[static_cast<size_t>(r)];
+    return reach < 0 ? 0.0f : bias_of(r)[reach + std::clamp(distance, -reach, reach)];
   }
 
   // All that a call of the kernel needs for the rows [from, from + rows).
@@ -96,6 +107,7 @@ struct Rows {
     std::vector<float> out;  // [rows, head_dim]
     std::vector<const float*> queries;
     std::vector<float*> outs;
+    std::vector<const float*> biases;
     Buffer scratch;
     AttentionArgs args;
   };
@@ -103,14 +115,21 @@ struct Rows {
     Call c{.out = std::vector<float>(static_cast<size_t>(rows * cache.head_dim)),
            .queries = {},
            .outs = {},
+           .biases = {},
            .scratch = Buffer::allocate(static_cast<size_t>(attention_scratch_floats(cache.head_dim)) * 4, "scratch"),
            .args = {}};
     for (int64_t r = 0; r < rows; ++r) {
       c.queries.push_back(q.data() + (from + r) * cache.head_dim);
       c.outs.push_back(c.out.data() + r * cache.head_dim);
+      c.biases.push_back(bias_of(from + r));
     }
     c.args = {cache.view,        rows,  c.queries.data(),      c.outs.data(),       first.data() + from,
               end.data() + from, scale, c.scratch.as<float>(), kernels.native_pairs};
+    if (reach >= 0) {
+      c.args.bias = c.biases.data();
+      c.args.position = position.data() + from;
+      c.args.reach = reach;
+    }
     return c;
   }
 
@@ -160,7 +179,7 @@ std::vector<double> probabilities(const Cache& cache, const Rows& rows, int64_t 
   std::vector<double> p(static_cast<size_t>(cache.length), 0.0);
   double top = -INFINITY, sum = 0.0;
   for (int64_t t = rows.first[static_cast<size_t>(r)]; t < rows.end[static_cast<size_t>(r)]; ++t) {
-    p[static_cast<size_t>(t)] = dot(query.data(), cache.stored_k.data() + t * n, n);
+    p[static_cast<size_t>(t)] = dot(query.data(), cache.stored_k.data() + t * n, n) + rows.bias_at(r, t);
     top = std::max(top, p[static_cast<size_t>(t)]);
   }
   for (int64_t t = 0; t < cache.length; ++t) {
@@ -229,6 +248,17 @@ TEST(attention_is_right_and_a_row_depends_on_itself_alone) {
       for (const int64_t length : {1, 31, 64, 65, 600, 1100}) {
         const Cache cache(type, head_dim, length);
         for (const int32_t window : {0, 1, 70, 530}) check_rows(cache, Rows(cache, window));
+      }
+    }
+  }
+}
+
+TEST(a_bias_by_distance_is_added_to_scores) {
+  for (const KvType type : kTypes) {
+    for (const int64_t length : {1, 40, 600, 1100}) {
+      const Cache cache(type, 20, length);
+      for (const int64_t reach : {0, 1, 20, 300}) {
+        for (const int32_t window : {0, 70}) check_rows(cache, Rows(cache, window, reach));
       }
     }
   }

@@ -140,6 +140,83 @@ TEST(gelu_by_tanh_is_right_in_both_tails) {
   }
 }
 
+std::vector<float> activation_on_every_isa(const std::vector<float>& x, Function function) {
+  return on_every_isa("activation", [&](const Kernels& kernels) {
+    std::vector<float> out(x.size());
+    kernels.activation({x.data(), out.data(), function, 0, static_cast<int64_t>(x.size())});
+    return out;
+  });
+}
+
+TEST(activations_are_right_at_every_size) {
+  const std::vector<float> x = floats_of_every_size();
+  const std::vector<float> relu = activation_on_every_isa(x, Function::kRelu),
+                           tanh = activation_on_every_isa(x, Function::kTanh),
+                           silu = activation_on_every_isa(x, Function::kSilu);
+  for (size_t i = 0; i < x.size(); ++i) {
+    CHECK_EQ(relu[i], std::max(x[i], 0.0f));
+    CHECK(std::fabs(tanh[i] - std::tanh(static_cast<double>(x[i]))) <= 0x1p-22);
+    if (x[i] < -80.0f) continue;  // where e^-x ends
+    const double exact = x[i] / (1.0 + std::exp(-static_cast<double>(x[i])));
+    CHECK(std::fabs(silu[i] - exact) <= 8 * 0x1p-24 * std::fabs(exact) + 1e-37);
+  }
+  for (const Function function : {Function::kRelu, Function::kTanh, Function::kSilu}) {
+    const std::vector<float> y = activation_on_every_isa({NAN, INFINITY}, function);
+    CHECK(std::isnan(y[0]));
+    CHECK_EQ(y[1], function == Function::kTanh ? 1.0f : INFINITY);
+  }
+}
+
+TEST(pool_and_mul_are_right_on_odd_sizes) {
+  for (const int64_t rows : {1, 2, 5}) {
+    for (const int64_t dim : {1, 15, 16, 33}) {
+      const std::vector<float> x = normal(static_cast<size_t>(rows * dim), 7);
+      const auto pooled = [&](Pooling pooling) {
+        return on_every_isa("pool", [&](const Kernels& kernels) {
+          std::vector<float> y(static_cast<size_t>(dim));
+          kernels.pool({x.data(), y.data(), rows, dim, pooling});
+          return y;
+        });
+      };
+      const std::vector<float> mean = pooled(Pooling::kMean), max = pooled(Pooling::kMax),
+                               first = pooled(Pooling::kFirst), last = pooled(Pooling::kLast);
+      for (int64_t d = 0; d < dim; ++d) {
+        double sum = 0.0;
+        float largest = x[static_cast<size_t>(d)];
+        for (int64_t r = 0; r < rows; ++r) {
+          const float value = x[static_cast<size_t>(r * dim + d)];
+          sum += value;
+          largest = std::max(largest, value);
+        }
+        const size_t i = static_cast<size_t>(d);
+        CHECK(std::fabs(mean[i] - sum / static_cast<double>(rows)) < 1e-6);
+        CHECK_EQ(max[i], largest);
+        CHECK_EQ(first[i], x[i]);
+        CHECK_EQ(last[i], x[static_cast<size_t>((rows - 1) * dim + d)]);
+      }
+      const std::vector<float> squares = on_every_isa("mul", [&](const Kernels& kernels) {
+        std::vector<float> y(x.size());
+        kernels.mul({x.data(), x.data(), y.data(), 0, rows * dim});
+        return y;
+      });
+      for (size_t i = 0; i < x.size(); ++i) CHECK_EQ(squares[i], x[i] * x[i]);
+    }
+  }
+}
+
+TEST(a_pooled_nan_stays_one) {
+  for (const std::string& isa : supported_isas()) {
+    for (const Pooling pooling : {Pooling::kMean, Pooling::kMax}) {
+      for (const size_t at : {0, 1, 2}) {
+        std::vector<float> x(3, 1.0f), y(1);
+        x[at] = NAN;
+        select_kernels(isa).pool({x.data(), y.data(), 3, 1, pooling});
+        CHECK(std::isnan(y[0]));
+      }
+    }
+  }
+}
+
 TEST(gelu_of_what_is_not_finite) {
   for (const bool tanh : {false, true}) {
     const std::vector<float> y = gelu_on_every_isa({INFINITY, -INFINITY, NAN, -0.0f}, tanh);

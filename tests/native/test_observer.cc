@@ -191,7 +191,8 @@ TEST(work_of_a_matmul_is_its_weights_and_two_operations_for_each_of_them_and_row
     CHECK_EQ(mine.bytes, matmul ? head->bytes() : embedding ? 3 * 64 * 4 : 0);
     CHECK(mine.arithmetic == (matmul ? Arithmetic::kInt8 : Arithmetic::kF32));
   };
-  CHECK(executor.run({ids.data(), positions.data(), 3, &slice, 1, outputs.data(), 2}, {}, result.data(), {}, observer));
+  CHECK(executor.run({ids.data(), nullptr, positions.data(), 3, &slice, 1, outputs.data(), 2}, {}, result.data(), {},
+                     observer));
 }
 
 }  // namespace

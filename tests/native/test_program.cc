@@ -156,7 +156,9 @@ TEST(parameters_of_another_shape_are_refused) {
   };
   const auto check_parameter = [&](OpKind kind, size_t i, bool fused, bool rows_matter) {
     check_break(kind, "cols", [&](ProgramSpec& s) { wider(parameter(s, kind, i)); }, fused);
-    check_break(kind, "kind", [&](ProgramSpec& s) { exchanged(parameter(s, kind, i)); }, fused);
+    if (kind != OpKind::kEmbedding) {  // takes both
+      check_break(kind, "kind", [&](ProgramSpec& s) { exchanged(parameter(s, kind, i)); }, fused);
+    }
     check_break(kind, "none", [&](ProgramSpec& s) { find(s, kind).parameters[i] = -1; }, fused);
     if (rows_matter) check_break(kind, "rows", [&](ProgramSpec& s) { taller(parameter(s, kind, i)); }, fused);
   };
@@ -172,6 +174,16 @@ TEST(parameters_of_another_shape_are_refused) {
     check_parameter(OpKind::kRope, table, false, table == 1);
     check_parameter(OpKind::kRopeKvWrite, table, true, table == 1);
   }
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 3}, {2, 2}, {2, 0}}) {
+    check_break(OpKind::kAttention, "bias", [&](ProgramSpec& s) {
+      static const float bias[6] = {};
+      s.parameters.push_back({.name = "bias", .matrix = {}, .floats = bias, .rows = rows, .cols = cols});
+      find(s, OpKind::kAttention).parameters = {static_cast<int>(s.parameters.size()) - 1};
+    });
+  }
+  check_break(OpKind::kAttention, "none", [](ProgramSpec& s) { find(s, OpKind::kAttention).parameters = {-1}; });
+  check_break(OpKind::kEmbedding, "indices",
+              [](ProgramSpec& s) { find(s, OpKind::kEmbedding).attributes.indices = static_cast<Indices>(3); });
   check_break(OpKind::kLayerNorm, "bias", [](ProgramSpec& s) { ++parameter(s, OpKind::kLayerNorm, 1).cols; });
   check_break(OpKind::kMatmul, "bias", [](ProgramSpec& s) { ++parameter(s, OpKind::kMatmul, 1).cols; });
   check_break(

@@ -1,4 +1,4 @@
-// out[r] = softmax(scale * q[r] K^T over the positions [first[r], end[r])) V    rows that share a KV head
+// out[r] = softmax(scale * q[r] K^T (+ bias[r]) over the positions [first[r], end[r])) V   rows that share a KV head
 //
 // Each fixed segment of 512 absolute positions is a softmax of its own, (max, sum, acc), whose scores stay in L1 and
 // L2: all scores, their maximum, all probabilities, their sum, then the weighted values, in registers. Segments are
@@ -26,6 +26,7 @@ Scratch lay_out(float* memory, int64_t head_dim) {
   s.partial = reinterpret_cast<uint8_t*>(take(kBlockSize / 2 * s.width));
   s.p_scale = take(kGroupRows * kLanes);
   s.exponent = take(kAttentionRows);
+  s.unit = take(kAttentionRows);
   s.q_sum = reinterpret_cast<int32_t*>(take(kAttentionRows));
   return s;
 }
@@ -49,6 +50,29 @@ struct Int8Kind : Float32 {
 };
 
 constexpr float kNone = -__builtin_inff();
+
+// The bias of 16 positions, the first at `distance` from the row's own.
+Floats bias_lanes(const float* table, int64_t reach, int64_t distance) {
+  if (distance >= -reach && distance + kLanes - 1 <= reach) return load(table + reach + distance);
+  if (distance > reach) return splat(table[2 * reach]);
+  if (distance + kLanes <= -reach) return splat(table[0]);
+  alignas(64) float lanes[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const int64_t at = distance + i;
+    lanes[i] = table[reach + (at < -reach ? -reach : at > reach ? reach : at)];
+  }
+  return load(lanes);
+}
+
+// Turns a row's products in the blocks [first, end) into exponents of 2 and adds their biases.
+void add_bias(const AttentionArgs& p, const Scratch& s, const Group& g, int64_t r, int64_t first, int64_t end) {
+  float* row = s.weights + r * kRowFloats;
+  const int64_t at = g.first_row + r, start = g.start - p.position[at];
+  const Floats unit = splat(s.unit[at]), log2e = splat(0x1.715476p0f);
+  for (int64_t i = first * kBlockSize; i < end * kBlockSize; i += kLanes) {
+    store(row + i, fma(bias_lanes(p.bias[at], p.reach, start + i), log2e, mul(load(row + i), unit)));
+  }
+}
 
 // Hides the scores of a block that the row doesn't see.
 void hide_unseen(const Seen& see, int64_t block, float* row) {
@@ -80,6 +104,7 @@ void softmax_row(const AttentionArgs& p, const Scratch& s, const Group& g, int64
     return;
   }
   const int64_t first = see.low / kBlockSize, end = (see.high + kBlockSize - 1) / kBlockSize;
+  if (p.bias != nullptr) add_bias(p, s, g, r, first, end);
   if (!see.all_of(first * kBlockSize, kBlockSize)) hide_unseen(see, first, row);
   if (!see.all_of((end - 1) * kBlockSize, kBlockSize)) hide_unseen(see, end - 1, row);
   top = largest_score(row, first, end);
@@ -198,6 +223,10 @@ __attribute__((noinline)) void attend(const AttentionArgs& p) {
     from = smaller(from, p.first[r]);
     to = p.end[r] > to ? p.end[r] : to;
     Kind::load_query(p, s, r);
+    if (p.bias != nullptr) {
+      s.unit[r] = s.exponent[r];
+      s.exponent[r] = 1.0f;
+    }
     reset(s, s.whole + r * s.state);
   }
   if (p.part == AttentionPart::kSegment) return segment_alone<Kind>(p, s);

@@ -25,6 +25,7 @@ struct Scratch {
   float* whole;      // [kAttentionRows, state] of the segments so far
   float* segment;    // [kGroupRows, state]
   float* exponent;   // [kAttentionRows] what a difference of scores is multiplied with to be an exponent of 2
+  float* unit;       // [kAttentionRows]                  beside a bias: what turns products into exponents of 2
   int32_t* q_sum;    // [kAttentionRows]                  int8: of a row's codes
   float* p_scale;    // [kGroupRows, 16]                  int8: of each tile
   uint8_t* partial;  // [kBlockSize / 2, width, 2] bf16   values of a block that isn't full

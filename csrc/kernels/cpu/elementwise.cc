@@ -1,4 +1,4 @@
-// add, silu_mul, gelu, rope: one pass over rows of floats.
+// add, mul, silu_mul, gelu, activation, pool, rope: one pass over rows of floats.
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/math.h"
 
@@ -9,6 +9,45 @@ void add(const AddArgs& p) {
   for (int64_t i = p.begin; i < p.end; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, p.end - i));
     store_first(p.y + i, add(load_first(p.a + i, n), load_first(p.b + i, n)), n);
+  }
+}
+
+// y = a * b
+void mul(const MulArgs& p) {
+  for (int64_t i = p.begin; i < p.end; i += kLanes) {
+    const int n = static_cast<int>(smaller(kLanes, p.end - i));
+    store_first(p.y + i, mul(load_first(p.a + i, n), load_first(p.b + i, n)), n);
+  }
+}
+
+// y = max(x, 0), tanh(x) or x / (1 + exp(-x))
+void activation(const ActivationArgs& p) {
+  for (int64_t i = p.begin; i < p.end; i += kLanes) {
+    const int n = static_cast<int>(smaller(kLanes, p.end - i));
+    const Floats x = load_first(p.x + i, n);
+    const Floats y = p.function == Function::kRelu   ? max(zeros(), x)
+                     : p.function == Function::kTanh ? tanh(x)
+                                                     : silu_mul(x, splat(1.0f));
+    store_first(p.y + i, y, n);
+  }
+}
+
+// Rows are added, or compared, in their order. What is not finite in one of them is NaN in a maximum, or as it is.
+void pool(const PoolArgs& p) {
+  const bool single = p.pooling == Pooling::kFirst || p.pooling == Pooling::kLast;
+  const int64_t begin = p.pooling == Pooling::kLast ? p.rows - 1 : 0, end = single ? begin + 1 : p.rows;
+  const Floats share = splat(1.0f / static_cast<float>(p.rows));
+  for (int64_t i = 0; i < p.dim; i += kLanes) {
+    const int n = static_cast<int>(smaller(kLanes, p.dim - i));
+    const float* x = p.x + i;
+    Floats y = load_first(x + begin * p.dim, n), seen = mul(y, zeros());
+    for (int64_t r = begin + 1; r < end; ++r) {
+      const Floats row = load_first(x + r * p.dim, n);
+      y = p.pooling == Pooling::kMean ? add(y, row) : max(y, row);
+      seen = fma(row, zeros(), seen);
+    }
+    if (p.pooling == Pooling::kMean) y = mul(y, share);
+    store_first(p.y + i, p.pooling == Pooling::kMax ? add(y, seen) : y, n);
   }
 }
 

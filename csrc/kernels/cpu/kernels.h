@@ -111,6 +111,32 @@ struct AddArgs {
   int64_t begin, end;  // elements
 };
 
+// y = a * b
+struct MulArgs {
+  const float* a;
+  const float* b;
+  float* y;
+  int64_t begin, end;  // elements
+};
+
+// y = f(x): max(x, 0), tanh(x), x / (1 + exp(-x))
+enum class Function : uint8_t { kRelu, kTanh, kSilu };
+struct ActivationArgs {
+  const float* x;
+  float* y;
+  Function function;
+  int64_t begin, end;  // elements
+};
+
+// y = one row of all rows of x: their mean, their largest elements, the first, the last
+enum class Pooling : uint8_t { kMean, kMax, kFirst, kLast };
+struct PoolArgs {
+  const float* x;  // [rows, dim], at least one row
+  float* y;        // [dim]
+  int64_t rows, dim;
+  Pooling pooling;
+};
+
 // y = gate / (1 + exp(-gate)) * up
 struct SiluMulArgs {
   const float* gate;
@@ -145,7 +171,8 @@ struct KvWriteArgs {
 // Threads may share the rows of a long sequence: each computes states of single segments, which are merged later.
 enum class AttentionPart : uint8_t { kAll, kSegment, kMerge };
 
-// out[r] = softmax(scale * q[r] K^T over the positions [first[r], end[r])) V, for rows that share a KV head.
+// out[r] = softmax(scale * q[r] K^T (+ bias[r]) over the positions [first[r], end[r])) V, for rows that share a KV
+// head. The bias of a position depends on its distance from the row's own position alone, which is clipped to +-reach.
 // Positions are summed within fixed segments of absolute position, segments in ascending order, whatever the batch, the
 // chunk or the part: the bits depend on the row alone.
 struct AttentionArgs {
@@ -162,6 +189,9 @@ struct AttentionArgs {
   int64_t segment = 0;       // kSegment: computes states of this one; kMerge: states begin at this one
   int64_t next_segment = 0;  // kSegment: what this thread computes next, probably; 0: unknown
   float* states = nullptr;   // [rows, attention_state_floats(head_dim)], for kMerge of all segments, 64-byte aligned
+  const float* const* bias = nullptr;  // [rows] -> [2 * reach + 1], for the distances -reach to reach; nullptr: none
+  const int32_t* position = nullptr;   // [rows], beside a bias
+  int64_t reach = 0;
 };
 constexpr int64_t attention_state_floats(int64_t head_dim) { return padded_head_dim(head_dim) + 16; }
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {
@@ -215,6 +245,9 @@ struct PeakProbeArgs {
   X(embedding, EmbeddingArgs)               \
   X(rope, RopeArgs)                         \
   X(add, AddArgs)                           \
+  X(mul, MulArgs)                           \
+  X(activation, ActivationArgs)             \
+  X(pool, PoolArgs)                         \
   X(silu_mul, SiluMulArgs)                  \
   X(gelu, GeluArgs)                         \
   X(kv_write, KvWriteArgs)                  \

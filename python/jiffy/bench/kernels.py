@@ -106,6 +106,22 @@ def _gelu(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
     return _row_case("gelu", tanh=fmt == "tanh")(fmt, n_bytes)
 
 
+def _activation(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
+    return _row_case("activation", function=getattr(_core.Function, fmt))(fmt, n_bytes)
+
+
+def _pool(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
+    """One sequence."""
+
+    def prepared(rows: int) -> Prepared:
+        x, y = _normal(rows, WIDTH), np.empty((1, WIDTH), np.float32)
+        batch = {"kv": _core.RaggedKv("f32", 1, 2, [rows]), "counts": [rows]}
+        call = op_call("pool", [x], [y], pooling=getattr(_core.Pooling, fmt), **batch)
+        return Prepared([call], lambda: [y], x.nbytes + y.nbytes)
+
+    return prepared
+
+
 def _quantizing_case(op: str, **attributes) -> Callable:
     def prepare(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
         weight = quantize(_normal(16, WIDTH), fmt)
@@ -244,6 +260,9 @@ CASES = {
     "embedding": Case(_FORMATS, _embedding, ("i4",)),
     "rope": Case(("f32",), _rope),
     "add": Case(("f32",), _row_case("add", n_inputs=2)),
+    "mul": Case(("f32",), _row_case("mul", n_inputs=2)),
+    "activation": Case(("relu", "tanh", "silu"), _activation, ("tanh",)),
+    "pool": Case(("mean", "max", "first", "last"), _pool, ("mean",)),
     "silu_mul": Case(("f32",), _row_case("silu_mul", n_inputs=2)),
     "gelu": Case(("f32", "tanh"), _gelu),
     "kv_write": Case(tuple(KV_DTYPES), _kv_write, ("f32", "int8")),

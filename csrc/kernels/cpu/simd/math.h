@@ -45,6 +45,13 @@ inline Floats silu_mul(Floats gate, Floats up) {
   return mul(div(gate, add(splat(1.0f), exp(negative))), up);
 }
 
+// 1 - 2 / (e^2x + 1), within 2^-23. A NaN stays one.
+inline Floats tanh(Floats x) {
+  x = max(splat(-20.0f), min(splat(20.0f), x));  // beyond it is 1
+  const Floats t = sub(splat(1.0f), div(splat(2.0f), add(exp(add(x, x)), splat(1.0f))));
+  return fma(x, zeros(), t);
+}
+
 inline Floats abs(Floats x) { return from_bits(abs_bits(x)); }
 
 // x Phi(x) = max(x, 0) - |x| Q(|x|), where Q(a) = erfc(a / sqrt 2) / 2 = e^(-a^2 / 2) R(a): no digit cancels in either
