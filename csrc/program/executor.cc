@@ -14,7 +14,8 @@ constexpr int64_t kReplicatedTokens = 1;
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
 
 int64_t scratch_floats(const Program& program) {
-  const int64_t floats = attention_scratch_floats(program.kv_shape().head_dim);
+  const int64_t head_dim = std::max(program.kv_shape().head_dim, program.source_shape().head_dim);
+  const int64_t floats = attention_scratch_floats(head_dim);
   return (floats + 15) / 16 * 16;
 }
 

@@ -143,13 +143,15 @@ void Scheduler::admit(std::vector<Slice>& slices, int64_t budget) {
     make_room(s, blocks_for(s.n_tokens()));
     take_prefix(s);
     const int64_t count = std::min(budget, s.n_waiting());
-    // A newcomer takes free blocks only: it must not push out those that came before.
+    // A newcomer takes free blocks only: it must not push out those that came before. Those of its source text stay
+    // with it until it ends; who came later has none yet.
     const int64_t missing = static_cast<int64_t>(blocks_for(s.n_computed + count) - s.block_table.size());
-    if (missing > pool_.n_free()) return release_blocks(s);
+    if (missing > pool_.n_free() || (s.source != nullptr && !s.source->reserve())) return release_blocks(s);
     n_cached_tokens_ += std::min(s.n_computed, s.n_prompt);
     reserve(s, s.n_computed + count);
     running_.insert(waiting_.extract(s.id));
     budget -= count;
+    if (s.source != nullptr && !s.source->encoded) budget -= s.source->length();
     slices.push_back({&s, count, count == s.n_waiting()});
   }
 }

@@ -7,6 +7,7 @@
 
 #include "runtime/beam_search.h"
 #include "runtime/sampling.h"
+#include "runtime/source_text.h"
 
 namespace jiffy {
 
@@ -20,6 +21,7 @@ struct Sequence {
   SamplingParams params;
   Sequences children;  // other completions of this prompt, which begin when it is computed; they have no blocks yet
 
+  std::shared_ptr<SourceText> source = nullptr;  // of a decoder with cross-attention
   std::shared_ptr<BeamSearch> search = nullptr;  // of a beam that lives
   float score = 0.0f;                            // of a beam: as a Candidate's
   std::vector<Candidate> candidates = {};        // of a beam whose tokens are all computed; it waits for the others
