@@ -388,7 +388,7 @@ def test_a_name_is_its_repository(server, monkeypatch):
 def test_names_are_names_of_the_hub():
     for name, entry in hub.MODELS.items():
         assert HubModel.parse(name) is None and Path(name).suffix != ".gguf"
-        assert isinstance(entry, hub.PinnedFile) or HubModel.parse(entry.repo) == entry.model
+        assert isinstance(entry, (hub.PinnedFile, hub.PinnedFolder)) or HubModel.parse(entry.repo) == entry.model
 
 
 @pytest.mark.parametrize(

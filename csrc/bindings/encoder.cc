@@ -50,6 +50,7 @@ void bind_encoder(py::module_& m) {
            "float32 [rows, width]: of sequences one behind the other, one row for each sequence of a program that "
            "pools, else for each token, or for those whose numbers `rows` has in ascending order.")
       .def_property_readonly("width", &Encoder::width)
+      .def_property_readonly("pools", [](const Encoder& encoder) { return encoder.program().pools(); })
       .def_property_readonly("isa", &Encoder::isa)
       .def_property_readonly("kv_dtype", [](const Encoder& encoder) { return kv_type_name(encoder.kv_type()); });
 }

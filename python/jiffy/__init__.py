@@ -12,27 +12,31 @@ from typing import TYPE_CHECKING
 from .errors import ContextOverflow, Error, ForkError, FormatError, OutOfMemory, ParameterError, Unsupported
 
 if TYPE_CHECKING:
-    from . import ops
+    from . import ops, tasks
     from .completion import Completion, TokenLogprob
-    from .llm import Model, load, pack
+    from .encoder import Encoder
+    from .llm import Model, load, load_encoder, pack
     from .requests import Stream
     from .sampling import SamplingParams
     from .score import Score
 
 __version__ = "0.1.0"
 __all__ = [
-    "Completion", "ContextOverflow", "Error", "ForkError", "FormatError", "Model", "OutOfMemory", "ParameterError",
-    "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load", "ops", "pack",
+    "Completion", "ContextOverflow", "Encoder", "Error", "ForkError", "FormatError", "Model", "OutOfMemory",
+    "ParameterError", "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load",
+    "load_encoder", "ops", "pack", "tasks",
 ]  # fmt: skip
 
 _LAZY = {
     "Completion": "completion",
+    "Encoder": "encoder",
     "Model": "llm",
     "SamplingParams": "sampling",
     "Score": "score",
     "Stream": "requests",
     "TokenLogprob": "completion",
     "load": "llm",
+    "load_encoder": "llm",
     "pack": "llm",
 }
 
@@ -41,8 +45,8 @@ def __getattr__(name: str) -> object:
     """Imports what needs numpy or the tokenizer on first use: `import jiffy` alone takes milliseconds."""
     from importlib import import_module
 
-    if name == "ops":
-        return import_module(".ops", __name__)
+    if name in ("ops", "tasks"):
+        return import_module(f".{name}", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module 'jiffy' has no attribute {name!r}")
     return getattr(import_module(f".{_LAZY[name]}", __name__), name)

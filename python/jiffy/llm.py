@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from . import _core
 from .checkpoint import open_checkpoint
 from .completion import Completion
 from .config import Config
-from .errors import ParameterError
-from .hub import resolve_model
+from .encoder_config import is_encoder
+from .errors import ParameterError, Unsupported
+from .hub import DEFAULT_ENCODER, resolve_model
 from .loading import Loading, memory_errors
 from .packed import write_packed
 from .prepare import prepare
@@ -21,9 +22,12 @@ from .running import Running
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from .chat import Message
+    from .encoder import Encoder
     from .score import Score
 
 
@@ -43,7 +47,7 @@ def load(
     fuse: bool = True,
     cache: bool = True,
 ) -> Model:
-    """Loads a language model.
+    """Loads a language model; of the folder of an encoder (bert and its kin) what `load_encoder` gives.
 
     name_or_path: a .gguf file, a Hugging Face folder with safetensors, a file that `jiffy.pack` wrote, a known name
     (`jiffy models` lists them), or a model on the Hugging Face hub: "org/name", "org/name@revision",
@@ -72,7 +76,44 @@ def load(
     )
     path = resolve_model(name_or_path, progress)
     with memory_errors(path, context):
+        if is_encoder(path):
+            return cast("Model", _encoder(path, loading))  # so that callers of what most models are keep its type
         return Model(prepare(path, loading))
+
+
+def load_encoder(
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    kv_dtype: str = "auto",
+    n_threads: int | None = None,
+    isa: str | None = None,
+    context: int | None = None,
+    progress: bool = True,
+    fuse: bool = True,
+) -> Encoder:
+    """Loads an encoder, with the head that its files have: bert, distilbert, roberta, xlm-roberta, albert, electra,
+    mpnet or modernbert.
+
+    name_or_path: a Hugging Face folder with safetensors, a known name, or "org/name" on the hub; None: the default,
+    "minilm-l6". context: tokens of the longest text, None for what its files say. Everything else as for `load`.
+    Raises Unsupported for a model that is no encoder, and as `load` does.
+    """
+    loading = Loading(
+        weights, head, kv_dtype, n_threads, isa, context, 512, 64, prefix_cache=True, progress=progress, fuse=fuse
+    )
+    path = resolve_model(DEFAULT_ENCODER if name_or_path is None else name_or_path, progress)
+    if not is_encoder(path):
+        raise Unsupported(str(path), expected="the folder of an encoder", found="another model")
+    with memory_errors(path, context):
+        return _encoder(path, loading)
+
+
+def _encoder(path: Path, loading: Loading) -> Encoder:
+    from .encoder import Encoder
+
+    return Encoder(path, loading)
 
 
 def pack(

@@ -62,6 +62,9 @@ class Loading:
             context=self.context or min(length, _DEFAULT_CONTEXT),
         )
 
+    def with_context(self, context: int) -> Loading:
+        return replace(self, context=context)
+
     def kv_dtype_beside(self, formats: Iterable[str]) -> str:
         """The type of keys and values, beside weights in these formats."""
         if self.kv_dtype != "auto":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ DTYPES = {
 class TensorEntry:
     """One tensor of a file, as raw little-endian bytes.
 
-    name: as its file has it, or as `open_checkpoint` maps it. dtype: a key of DTYPES.
+    name: as its file has it, or as `open_checkpoint` maps it. dtype: a key of DTYPES, or
+    "i64" of what nobody reads.
     shape: row-major. A matrix is [out, in] and has `out` rows; a vector has as many rows, of one value each.
     offset: of the first byte, from the start of the file. n_bytes: of the whole tensor.
     interleaved_heads: 0, or the number of heads whose rows the file holds in the order of interleaved rope (see
@@ -49,6 +50,13 @@ class TensorEntry:
     @property
     def row_bytes(self) -> int:
         return self.n_bytes // self.n_rows
+
+    def part(self, start: int, stop: int) -> TensorEntry:
+        """The tensor of these rows alone, of one that isn't interleaved."""
+        if not 0 <= start < stop <= self.n_rows or self.interleaved_heads:
+            raise ParameterError(self.name, expected=f"rows within 0..{self.n_rows}", found=f"{start}..{stop}")
+        shape, n_bytes = (stop - start, *self.shape[1:]), (stop - start) * self.row_bytes
+        return replace(self, shape=shape, offset=self.offset + start * self.row_bytes, n_bytes=n_bytes)
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows start..stop (stop excluded) as uint8 [stop - start, row_bytes], read from the file by this call.
@@ -88,5 +96,5 @@ class TensorEntry:
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """The size in bytes of a tensor of positive dimensions; its rows must be a multiple of the dtype's block."""
-    block_values, block_bytes = DTYPES[dtype]
+    block_values, block_bytes = (1, 8) if dtype == "i64" else DTYPES[dtype]
     return math.prod(shape) // block_values * block_bytes

@@ -79,7 +79,7 @@ class Tokenizer:
         Raises ParameterError for lone surrogates, for text that is too long, and (some vocabularies merge plain text
         into a special token) for text that can't be written without a special token.
         """
-        _check_text(text)
+        check_text(text)
         library = self._special if parse_special else self._plain
         ids: list[int] = []
         with library_errors(self._where, "a tokenizer that can encode"):
@@ -161,14 +161,15 @@ class Tokenizer:
             raise ParameterError("prompt", expected=expected, found=shown(self.id_to_token(token_id)))
 
 
-def _check_text(text: str) -> None:
+def check_text(text: object, where: str = "prompt") -> None:
+    """Raises ParameterError for what is no string, no Unicode, or too long."""
     if not isinstance(text, str):
-        raise ParameterError("prompt", expected="a string", found=shown(text))
+        raise ParameterError(where, expected="a string", found=shown(text))
     try:
         n_bytes = len(text.encode()) if len(text) <= _MAX_TEXT_BYTES else len(text)
     except UnicodeEncodeError as error:
         found = f"the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-        raise ParameterError("prompt", expected="Unicode text", found=found) from None
+        raise ParameterError(where, expected="Unicode text", found=found) from None
     if n_bytes > _MAX_TEXT_BYTES:
         expected = f"at most {_MAX_TEXT_BYTES} bytes of UTF-8"
-        raise ParameterError("prompt", expected=expected, found=f"{n_bytes} or more")
+        raise ParameterError(where, expected=expected, found=f"{n_bytes} or more")

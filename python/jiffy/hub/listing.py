@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .names import DEFAULT_REVISION, MODELS, Alias, HubModel
-from .packages import PinnedFile, is_cached
+from .packages import PinnedFile, PinnedFolder, is_cached
 from .repositories import cached_repository, recorded_models
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def list_models() -> list[Listed]:
     return listed
 
 
-def _known(name: str, entry: PinnedFile | Alias) -> Listed:
-    if isinstance(entry, PinnedFile):
+def _known(name: str, entry: PinnedFile | PinnedFolder | Alias) -> Listed:
+    if isinstance(entry, (PinnedFile, PinnedFolder)):
         place, source = entry.path if is_cached(entry) else None, f"package {entry.requirement}"
     else:
         place, source = cached_repository(entry.model), entry.repo

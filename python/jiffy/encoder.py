@@ -1,0 +1,299 @@
+"""An encoder: loaded, asked for embeddings, hidden rows and the scores of its head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import _core
+from .arguments import one_of
+from .encoder_checkpoint import open_encoder
+from .encoder_texts import Text, TextReader, Tokens
+from .errors import ContextOverflow, Error, FormatError, ParameterError, Unsupported, shown
+from .graph import Trace
+from .loading import Loading, progress_bar
+from .models.bert import bert
+from .models.heads import embedding, head
+from .models.modernbert import modernbert
+from .results import Results
+from .sentence_config import Embedding
+from .weights import Packing, Weights
+
+if TYPE_CHECKING:
+    from .encoder_config import EncoderConfig
+    from .graph import Node
+
+POOLINGS = ("mean", "first", "last", "max")
+BATCH_TOKENS = 2048  # of a step: rows stay in cache, and a step is long enough for threads to share
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A token of a text as its file spells it, where it stands (characters, end excluded), and its row of scores or
+    hidden numbers. special: the model put it there."""
+
+    token: str
+    start: int
+    end: int
+    special: bool
+    row: np.ndarray
+
+
+class Encoder:
+    """A loaded encoder. Nothing is ever padded, and a text's numbers are the same bits in whatever company.
+
+    config: its shape. embedding: how embeddings are made of hidden rows where nobody says otherwise.
+    """
+
+    def __init__(self, path: Path, loading: Loading) -> None:
+        checkpoint = open_encoder(path)
+        self.path = path
+        self.config: EncoderConfig = checkpoint.config
+        self.embedding = Embedding.of(path)
+        most = min(self.embedding.max_tokens or self.config.context_length, self.config.context_length)
+        if loading.context is None and loading.context != most:
+            loading = loading.with_context(min(most, 8192))
+        self._loading = loading = loading.completed(self.config)
+        self.reader = TextReader(path, self.config.vocab_size)
+        self._pool = _core.ThreadPool(loading.n_threads)
+        self._body, self._hidden, self._weights, self._table = self._trace(checkpoint.tensors)
+        self._programs: dict[object, _core.Encoder] = {}
+
+    def encode(
+        self,
+        texts: Text | Sequence[Text],
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        overflow: str = "error",
+    ) -> np.ndarray:
+        """The embedding of a text (or a pair of texts, as a tuple), float32 [dim]; of a list of them [n, dim].
+
+        pooling: how a text's hidden rows become one: "mean", "first", "last", "max"; normalize: whether to length 1;
+        None: as the model's files say, else the mean as it is. overflow: "error", or "truncate" to leave out the end of
+        a text that is longer than the context. Raises ParameterError, ContextOverflow.
+        """
+        if isinstance(texts, (str, tuple)):
+            return self._all(self.embeddings([texts], pooling=pooling, normalize=normalize, overflow=overflow))[0]
+        return self._all(self.embeddings(texts, pooling=pooling, normalize=normalize, overflow=overflow))
+
+    def embeddings(
+        self,
+        texts: Iterable[Text],
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        overflow: str = "error",
+        errors: str = "raise",
+    ) -> Iterator[np.ndarray | Error]:
+        """The embeddings of any number of texts, one after the other; only a few hundred texts are in memory at once.
+
+        errors: "raise" what is wrong with a text at its turn, after which the iterator goes on with the next text, or
+        "return" it in the place of its embedding.
+        """
+        pooling = self.embedding.pooling if pooling is None else pooling
+        one_of("pooling", pooling, POOLINGS)
+        if normalize is None:
+            normalize = self.embedding.normalised
+        native = self._native(("embedding", pooling, normalize))
+        return self._results(texts, native, lambda rows, _: rows[0], overflow=overflow, errors=errors)
+
+    def hidden_states(self, text: Text | None = None, *, token_ids: list[int] | None = None) -> np.ndarray:
+        """float32 [n_tokens, dim]: the last layer's row of each token of a text, or of token ids as they are."""
+        return self._rows_of(self._native("hidden"), text, token_ids)
+
+    def scores(self, text: Text | None = None, *, token_ids: list[int] | None = None) -> np.ndarray:
+        """float32: what the head says of a text, or of token ids, before any softmax: [1, labels] of a sequence, else
+        [n_tokens, labels], (start, end) or [n_tokens, vocab_size] of a masked language model.
+
+        Raises Unsupported for a checkpoint without a head."""
+        return self._rows_of(self._native("head"), text, token_ids)
+
+    def sequence_scores(
+        self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise"
+    ) -> Iterator[np.ndarray | Error]:
+        """`scores` [labels] of any number of texts by a "sequence" head, as `embeddings` gives them."""
+        self.needs_head("sequence")
+        native = self._native("head")
+        return self._results(texts, native, lambda rows, _: rows[0], overflow=overflow, errors=errors)
+
+    def token_scores(
+        self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise"
+    ) -> Iterator[list[TokenRow] | Error]:
+        """The tokens of each text with the scores that a "token" head gives them, as `embeddings` gives embeddings."""
+        self.needs_head("token")
+        return self._results(texts, self._native("head"), self._token_rows, overflow=overflow, errors=errors)
+
+    def window_scores(self, tokens: Sequence[Tokens]) -> list[np.ndarray]:
+        """`scores` of texts that are tokens already. Raises FormatError where they are no numbers."""
+        outcome = self._outcomes(list(tokens), self._native("head"), lambda rows, _: rows)
+        for one in outcome:
+            if isinstance(one, Error):
+                raise one
+        return outcome
+
+    def fill_mask(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+        """For each mask of a text ("[MASK]", or what the model's files call it) the likeliest tokens and their
+        probabilities. Raises Unsupported for a checkpoint without a "mask" head."""
+        self.needs_head("mask")
+        tokens = self._checked(self.reader.read([text], self.context, parse_special=True)[0])
+        at = np.flatnonzero(np.asarray(tokens.ids) == self.reader.mask_id)
+        if not len(at):
+            raise ParameterError("text", expected=f"at least one {self.reader.mask_token}", found="none")
+        scores = self._run(self._native("head"), [tokens], rows=at)
+        found = []
+        for row in softmax(scores):
+            best = np.argsort(-row, kind="stable")[:top]
+            found.append([(self.reader.decode(int(i)), float(row[i])) for i in best])
+        return found
+
+    def needs_head(self, task: str) -> None:
+        """Raises Unsupported for a checkpoint that has no head for this."""
+        if self.config.head.task != task:
+            raise Unsupported(str(self.path), expected=f'a head for "{task}"', found=f'"{self.config.head.task}"')
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest text."""
+        return self._loading.context
+
+    @property
+    def dim(self) -> int:
+        return self.config.dim
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.config.head.labels
+
+    def info(self) -> dict[str, object]:
+        """What is loaded and how it runs."""
+        weights = [p for _, p in self._body.parameters if isinstance(p, _core.Weight)]
+        formats: dict[str, int] = {}
+        for weight in weights:
+            formats[weight.format] = formats.get(weight.format, 0) + weight.rows * weight.cols
+        return {
+            "path": str(self.path),
+            "architecture": self.config.model_type,
+            "head": self.config.head.task,
+            "layers": self.config.n_layers,
+            "dim": self.config.dim,
+            "heads": self.config.n_heads,
+            "vocab_size": self.config.vocab_size,
+            "formats": formats,
+            "packed_bytes": sum(weight.n_bytes for weight in weights),
+            "kv_dtype": self._loading.kv_dtype_beside(formats),
+            "context": self.context,
+            "threads": self._loading.n_threads,
+            "isa": self._loading.isa,
+        }
+
+    def _trace(self, tensors) -> tuple[Trace, Node, Weights, _core.Weight]:
+        trace = Trace()
+        body = modernbert if self.config.rope_thetas else bert
+        with progress_bar(sum(entry.n_bytes for entry in tensors.values()), self._loading.progress) as report:
+            weights = Weights(tensors, Packing(self._pool, self._loading.weights, self._loading.head, report))
+            table = weights.matrix("embed_tokens.weight")
+            hidden = body(trace, self.config, weights, table, self.context)
+        return trace, hidden, weights, table
+
+    def _native(self, key: object) -> _core.Encoder:
+        """The program that ends so, made when it is first asked for; all share the weights of the body."""
+        if key not in self._programs:
+            trace = self._body.branch()
+            if key == "hidden":
+                result = trace.select(self._hidden)
+            elif key == "head":
+                self._needs_any_head()
+                result = head(trace, self._hidden, self.config, self._weights, self._table)
+            else:
+                _, pooling, normalised = key
+                result = embedding(trace, self._hidden, pooling, normalised)
+            program = trace.build(result, self.context)
+            self._programs[key] = _core.Encoder(
+                program.fused() if self._loading.fuse else program,
+                self._pool,
+                isa=self._loading.isa,
+                context=self.context,
+                batch_tokens=BATCH_TOKENS,
+                kv_dtype=self._loading.kv_dtype_beside(self.info()["formats"]),
+            )
+        return self._programs[key]
+
+    def _needs_any_head(self) -> None:
+        if not self.config.head.task:
+            raise Unsupported(str(self.path), expected="a checkpoint with a head", found="none")
+
+    def _rows_of(self, native: _core.Encoder, text: Text | None, token_ids: list[int] | None) -> np.ndarray:
+        if (text is None) == (token_ids is None):
+            raise ParameterError("text and token_ids", expected="exactly one of them", found="both or none")
+        if token_ids is None:
+            tokens = self._checked(self.reader.read([text], self.context)[0])
+            return self._run(native, [tokens])
+        try:
+            ids = np.asarray(token_ids)
+        except ValueError:
+            ids = np.empty(0)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+            raise ParameterError("token_ids", expected="integers, at least one", found=shown(token_ids))
+        if len(ids) > self.context:
+            raise ContextOverflow("token_ids", expected=f"at most {self.context} tokens", found=str(len(ids)))
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            expected = f"0 to {self.config.vocab_size - 1}"
+            raise ParameterError("token_ids", expected=expected, found=f"{ids.min()} to {ids.max()}")
+        return native.run(ids.astype(np.int32), np.array([len(ids)]))
+
+    def _checked(self, tokens: Tokens | Error) -> Tokens:
+        if isinstance(tokens, Error):
+            raise tokens
+        return tokens
+
+    def _run(self, native: _core.Encoder, tokens: Sequence[Tokens], rows: np.ndarray | None = None) -> np.ndarray:
+        ids = np.concatenate([np.asarray(one.ids, np.int32) for one in tokens])
+        types = np.concatenate([np.asarray(one.type_ids, np.int32) for one in tokens])
+        lengths = np.array([len(one.ids) for one in tokens])
+        return native.run(ids, lengths, type_ids=types if self.config.n_types > 1 else None, rows=rows)
+
+    def _results(self, texts, native, finish, *, overflow: str, errors: str) -> Results:
+        one_of("overflow", overflow, ["error", "truncate"])
+        one_of("errors", errors, ["raise", "return"])
+
+        def chunk(some: list[Text]) -> list:
+            return self._outcomes(self.reader.read(some, self.context, truncate=overflow == "truncate"), native, finish)
+
+        return Results(texts, chunk, errors == "raise")
+
+    def _outcomes(self, tokens: list[Tokens | Error], native: _core.Encoder, finish) -> list:
+        """What `finish` makes of the rows of each, or an error: what was one already, or numbers that are none."""
+        good = [one for one in tokens if isinstance(one, Tokens)]
+        rows = self._run(native, good) if good else np.empty((0, 1), np.float32)
+        found, begin = [], 0
+        for one in tokens:
+            if isinstance(one, Error):
+                found.append(one)
+                continue
+            end = begin + (1 if native.pools else len(one.ids))
+            some = rows[begin:end]
+            begin = end
+            if np.isfinite(some).all():
+                found.append(finish(some, one))
+            else:
+                found.append(FormatError(str(self.path), expected="weights that give numbers", found="NaN or infinity"))
+        return found
+
+    def _token_rows(self, rows: np.ndarray, tokens: Tokens) -> list[TokenRow]:
+        spans = zip(tokens.ids, tokens.offsets, tokens.special, rows, strict=True)
+        return [TokenRow(self.reader.id_to_token(i), *span, bool(special), row) for i, span, special, row in spans]
+
+    def _all(self, results: Iterator) -> np.ndarray:
+        rows = list(results)
+        return np.stack(rows) if rows else np.empty((0, self.config.dim), np.float32)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, in float64."""
+    e = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
