@@ -20,6 +20,7 @@ from .prompts import Fit, Prompt, PromptReader
 from .requests import Requests, Stream
 from .running import Running
 from .sampling import SamplingParams
+from .seq2seq import Seq2Seq, is_translator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +79,8 @@ def load(
     with memory_errors(path, context):
         if is_encoder(path):
             return cast("Model", _encoder(path, loading))  # so that callers of what most models are keep its type
+        if is_translator(path):
+            return cast("Model", Seq2Seq(path, loading))
         return Model(prepare(path, loading))
 
 

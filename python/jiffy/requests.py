@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import _core
 from .completion import BeamProgress, Completion, Progress
+from .errors import Error
 from .prompts import Prompt
 from .running import Running
 from .sampling import SamplingParams
@@ -29,7 +30,10 @@ class Requests:
         eos_ids: tuple[int, ...],
         prompts: list[Prompt],
         params: SamplingParams,
+        keep_errors: bool = False,
     ) -> None:
+        """keep_errors: a request that fails leaves the others alone, and its error is its result."""
+        self._errors: dict[int, Error] | None = {} if keep_errors else None  # by the engine's numbers
         self._running, self._eos_ids, self._prompts, self._params = running, eos_ids, prompts, params
         self._completions = [Progress(tokenizer, params.stop, eos_ids) for _ in prompts for _ in range(params.n)]
         self._numbers: list[int] = []  # the engine's, of what has begun and isn't in _open yet
@@ -38,7 +42,8 @@ class Requests:
 
     def start(self) -> None:
         for prompt in self._prompts:
-            self._running.begin(self._numbers, self._events, prompt.ids, **self._options())
+            self._running.begin(self._numbers, self._events, prompt.ids, **self._options(prompt))
+        self._began = dict(zip(self._numbers, range(len(self._numbers)), strict=True))
         self._open.update(zip(self._numbers, self._takers(), strict=True))
         self._numbers.clear()
 
@@ -50,7 +55,8 @@ class Requests:
             if progress is None:  # computed before its completion was stopped
                 continue
             if event.error is not None:
-                raise event.error
+                self._fail(event)
+                continue
             text = progress.take(event)
             if progress.finish_reason is not None:
                 end = self._running.forget if event.finished else self._running.end
@@ -59,12 +65,14 @@ class Requests:
             if text:
                 yield text
 
-    def results(self) -> list[list[Completion]]:
-        """For each prompt its completions, as far as they are."""
+    def results(self) -> list[list[Completion] | Error]:
+        """For each prompt its completions, as far as they are, or the error that was kept."""
         n, with_logprobs = self._params.n, self._params.logprobs is not None
-        searched = self._params.n_beams > 1
+        searched, failed = self._params.n_beams > 1, self._failed()
         return [
-            [
+            failed[i]
+            if i in failed
+            else [
                 progress.result(len(prompt.ids), prompt.n_truncated, with_logprobs)
                 for progress in self._completions[i * n : (i + 1) * n]
                 if not searched or progress.finish_reason
@@ -84,6 +92,18 @@ class Requests:
         for number in (*getattr(self, "_numbers", ()), *getattr(self, "_open", ())):
             self._running.abandon(number)
 
+    def _fail(self, event: _core.TokenEvent) -> None:
+        if self._errors is None:
+            raise event.error
+        self._running.forget(event.request)
+        self._open.pop(event.request, None)
+        self._errors[event.request] = event.error
+
+    def _failed(self) -> dict[int, Error]:
+        """The errors that were kept, by the numbers of their prompts."""
+        each = self._params.n if self._params.n_beams == 1 else 1
+        return {self._began[number] // each: error for number, error in (self._errors or {}).items()}
+
     def _takers(self) -> list[Progress] | list[BeamProgress]:
         """Who takes the events of each of the engine's requests."""
         if self._params.n_beams == 1:
@@ -91,11 +111,11 @@ class Requests:
         n = self._params.n
         return [BeamProgress(self._completions[i * n : (i + 1) * n]) for i in range(len(self._prompts))]
 
-    def _options(self) -> dict[str, object]:
+    def _options(self, prompt: Prompt) -> dict[str, object]:
         p = self._params
         return {
             "n": p.n if p.n_beams == 1 else 1,
-            "max_tokens": p.max_tokens,
+            "max_tokens": prompt.max_tokens or p.max_tokens,
             "temperature": p.temperature,
             "top_k": p.top_k,
             "top_p": max(p.top_p, _SMALLEST_F32),
@@ -109,6 +129,7 @@ class Requests:
             "stop_ids": list(self._eos_ids),
             "constraints": constraints(p),
             "beams": beams(p),
+            "source": prompt.source,
         }
 
 

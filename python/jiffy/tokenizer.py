@@ -83,8 +83,9 @@ class Tokenizer:
         library = self._special if parse_special else self._plain
         ids: list[int] = []
         with library_errors(self._where, "a tokenizer that can encode"):
-            for part in cuts(text, library):
-                ids += library.encode(part, add_special_tokens=False).ids
+            for prepared in self._vocabulary.prepare(text):
+                for part in cuts(prepared, library):
+                    ids += library.encode(part, add_special_tokens=False).ids
         if not parse_special:
             self._check_plain(ids)
         if add_bos and self.add_bos and ids[:1] != [self.bos_id]:

@@ -63,7 +63,7 @@ def decoder(t: Trace, c: Seq2SeqConfig, weights: Seq2SeqWeights, context: int) -
     if c.final_norm:
         x = _norm(t, c, x, w.at("final_norm"), c.head_scale)
     table = weights.w.matrix("lm_head.weight") if weights.w.has("lm_head.weight") else weights.table
-    return t.linear(x, table, weights.w.optional_vector("logits_bias"))
+    return t.linear(x, table, weights.w.bias("logits"))
 
 
 def sinusoids(n: int, dim: int, period: str) -> np.ndarray:
