@@ -4,8 +4,8 @@ recurrent unit (SSRU; Kim et al. 2019) or with attention, in float32 or in 8 bit
     u64 version | u64 n | n headers of 4 x u64: name length, type, dimensions, data length | names, zero-terminated |
     dimensions, int32 | u64 padding length | padding | data
 
-intgemm's matrices lie as int8 [out, in] although their dimensions say [in, out], with a float32 behind them: a weight is
-its integer divided by that. The vocabulary's matrix [vocabulary, dim] alone isn't turned.
+intgemm's matrices lie as int8 [out, in] although their dimensions say [in, out], with a float32 behind them: a weight
+is its integer divided by that. The vocabulary's matrix [vocabulary, dim] alone isn't turned.
 """
 
 from __future__ import annotations

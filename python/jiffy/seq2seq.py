@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,12 +77,11 @@ class Seq2Seq:
         chosen, most = self._params(params, fields, target_language)
         language = self.reader.target_token(target_language)
         given, single = _listed(texts, token_ids)
+        read = self.reader.checked if token_ids is not None else partial(self.reader.ids, language=source_language)
         found: list[Answer | Error] = []
         for begin in range(0, len(given), _AT_ONCE):
             some = given[begin : begin + _AT_ONCE]
-            prompts = [
-                self._prompt(one, token_ids is not None, source_language, language, most, errors) for one in some
-            ]
+            prompts = [self._prompt(one, read, language, most, errors) for one in some]
             answers = iter(self._answers([p for p in prompts if not isinstance(p, Error)], chosen, errors))
             found += [p if isinstance(p, Error) else next(answers) for p in prompts]
         return found[0] if single else found
@@ -150,17 +151,10 @@ class Seq2Seq:
         return chosen, chosen.max_tokens if "max_tokens" in fields else usage.max_length
 
     def _prompt(
-        self,
-        given: object,
-        are_ids: bool,
-        source_language: str | None,
-        language: int | None,
-        most: int | None,
-        errors: str,
+        self, given: object, read: Callable[[object], list[int]], language: int | None, most: int | None, errors: str
     ) -> Prompt | Error:
         try:
-            ids = self.reader.checked(given) if are_ids else self.reader.ids(given, source_language)
-            return self.reader.prompt(ids, language, most)
+            return self.reader.prompt(read(given), language, most)
         except Error as error:
             if errors == "raise":
                 raise

@@ -209,7 +209,8 @@ def _t5(fields: Fields, model_type: str, more: Fields) -> Seq2SeqConfig:
         place = fields.place("feed_forward_proj")
         expected = "one of " + ", ".join(_ACTIVATIONS) + ', or one behind "gated-"'
         raise Unsupported(place, expected=expected, found=shown(fields.get("feed_forward_proj")))
-    tied = fields.boolean("tie_word_embeddings", default=True)
+    # What the head is tied to says nothing any more: transformers 5 writes it down apart, older files have no such key.
+    scaled = fields.boolean("scale_decoder_outputs", default=fields.boolean("tie_word_embeddings", default=True))
     return Seq2SeqConfig(
         model_type=model_type,
         dim=dim,
@@ -228,7 +229,7 @@ def _t5(fields: Fields, model_type: str, more: Fields) -> Seq2SeqConfig:
         max_distance=fields.integer("relative_attention_max_distance", 1 << 20, low=2),
         gated=gate == "gated",
         attention_scale=1.0,
-        head_scale=dim**-0.5 if tied else 1.0,
+        head_scale=dim**-0.5 if scaled else 1.0,
         **_ids(fields, more, vocab_size),
     )
 
