@@ -6,29 +6,20 @@ with their scores and types, the kind of model, and how text is normalised.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from .charsmap import CharsMap
 from .errors import FormatError, Unsupported
 from .files import open_file
-from .spelling import SPACE, sentencepiece
+from .spelling import sentencepiece
+from .unigram import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece, Unigram
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors
 
 _MAX_BYTES = 1 << 26
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _UNIGRAM = 1
-
-
-@dataclass(frozen=True)
-class _Piece:
-    text: str
-    score: float
-    kind: int
 
 
 class _Message:
@@ -108,74 +99,53 @@ def vocabulary_from_spm(path: Path) -> Vocabulary:
     """The tokenizer of a file: what the library sentencepiece makes of a text, and its ids. Raises FormatError for
     damage, Unsupported for models that aren't unigram."""
     from tokenizers import Tokenizer as Library
-    from tokenizers.models import Unigram
-    from tokenizers.pre_tokenizers import Metaspace
+    from tokenizers.models import WordLevel
 
     with open_file(path) as file:
         raw = file.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:
         raise FormatError(path.name, expected=f"at most {_MAX_BYTES} bytes", found="more")
     model = _Message(memoryview(raw), path.name)
-    pieces = [_Piece(one.text(1), one.number(2), one.integer(3, _NORMAL)) for one in model.messages(1)]
-    trainer = next(model.messages(2), _Message(memoryview(b""), path.name))
-    if trainer.integer(3, _UNIGRAM) != _UNIGRAM:
-        raise Unsupported(f"{path.name} model_type", expected="unigram", found=str(trainer.integer(3, _UNIGRAM)))
+    pieces = [Piece(one.text(1), one.number(2), one.integer(3, NORMAL)) for one in model.messages(1)]
+    nothing = _Message(memoryview(b""), path.name)
+    kind = next(model.messages(2), nothing).integer(3, _UNIGRAM)
+    if kind != _UNIGRAM:
+        raise Unsupported(f"{path.name} model_type", expected="unigram", found=str(kind))
     if not 0 < len(pieces) <= MAX_VOCAB:
         raise FormatError(f"{path.name} pieces", expected=f"1 to {MAX_VOCAB}", found=str(len(pieces)))
-    unknown = next((i for i, piece in enumerate(pieces) if piece.kind == _UNKNOWN), None)
+    unknown = next((i for i, piece in enumerate(pieces) if piece.kind == UNKNOWN), None)
     if unknown is None:
         raise FormatError(f"{path.name} pieces", expected="one for what is unknown", found="none")
-    byte_fallback = any(piece.kind == _BYTE for piece in pieces)
+    byte_tokens = any(piece.kind == BYTE for piece in pieces)
+    cut = _unigram(pieces, next(model.messages(3), nothing), path.name)
     with library_errors(path.name, "pieces that build a tokenizer"):
-        library = Library(Unigram([(p.text, p.score) for p in pieces], unknown, byte_fallback))
-        split = not any(SPACE in piece.text[1:] for piece in pieces)
-        library.pre_tokenizer = Metaspace(prepend_scheme="never", split=split)
-    spec = next(model.messages(3), _Message(memoryview(b""), path.name))
-    prepare = _Preparation(spec, pieces, path.name)
+        library = Library(WordLevel({piece.text: i for i, piece in enumerate(pieces)}, pieces[unknown].text))
     return Vocabulary(
         library=library,
         added=_added(pieces),
-        spelling=sentencepiece(byte_tokens=byte_fallback, drop_first_space=prepare.adds_space),
+        spelling=sentencepiece(byte_tokens=byte_tokens, drop_first_space=cut.adds_space),
         vocab_size=len(pieces),
         bos_id=None,
         add_bos=False,
         eos_ids=tuple(i for i, piece in enumerate(pieces) if piece.text == "</s>"),
         chat_template=None,
         unknown_id=unknown,
-        prepare=prepare,
+        cut=cut,
     )
 
 
-def _added(pieces: list[_Piece]):
+def _unigram(pieces: list[Piece], spec: _Message, where: str) -> Unigram:
+    """NormalizerSpec: a table of characters (2), a space in front of a text (3), no superfluous spaces (4)."""
+    table = spec.raw(2)
+    replaced = CharsMap(table, f"{where} precompiled_charsmap") if table else str
+    return Unigram(pieces, replaced, adds_space=bool(spec.integer(3, 1)), trims=bool(spec.integer(4, 1)))
+
+
+def _added(pieces: list[Piece]):
     """Pieces that no text is cut into by scores."""
-    kinds = (_UNKNOWN, _CONTROL, _USER_DEFINED)
+    kinds = (UNKNOWN, CONTROL, USER_DEFINED)
     return {
-        i: added_token(piece.text, special=piece.kind != _USER_DEFINED, normalized=False)
+        i: added_token(piece.text, special=piece.kind != USER_DEFINED, normalized=False)
         for i, piece in enumerate(pieces)
         if piece.kind in kinds and piece.text
     }
-
-
-class _Preparation:
-    """A text as the pieces see it: characters replaced, spaces visible. NormalizerSpec says how: a table of characters
-    (2), a space in front of a text (3), no superfluous spaces (4); that spaces are visible (5) is so in all models.
-
-    What spells a piece that no text becomes ("</s>") is cut in two.
-    """
-
-    def __init__(self, spec: _Message, pieces: list[_Piece], where: str) -> None:
-        self._replaced = CharsMap(spec.raw(2), f"{where} precompiled_charsmap") if spec.raw(2) else str
-        self.adds_space = bool(spec.integer(3, 1))
-        self._trims = bool(spec.integer(4, 1))
-        silent = (re.escape(p.text) for p in pieces if p.kind in (_UNKNOWN, _CONTROL, _UNUSED) and len(p.text) > 1)
-        self._silent = re.compile("|".join(silent) or r"(?!)")
-
-    def __call__(self, text: str) -> list[str]:
-        text = self._replaced(text)
-        if self._trims:
-            text = re.sub(" +", " ", text).strip(" ")
-        if not text:
-            return []
-        text = (" " * self.adds_space + text).replace(" ", SPACE)
-        cuts = [match.start() + 1 for match in self._silent.finditer(text)]
-        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
