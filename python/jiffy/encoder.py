@@ -32,15 +32,12 @@ BATCH_TOKENS = 2048  # of a step: rows stay in cache, and a step is long enough 
 
 
 @dataclass(frozen=True)
-class TokenRow:
-    """A token of a text as its file spells it, where it stands (characters, end excluded), and its row of scores or
-    hidden numbers. special: the model put it there."""
+class TokenScores:
+    """A text, its tokens, and what a head says of each: float32 [n_tokens, labels]."""
 
-    token: str
-    start: int
-    end: int
-    special: bool
-    row: np.ndarray
+    text: Text
+    tokens: Tokens
+    scores: np.ndarray
 
 
 class Encoder:
@@ -55,9 +52,7 @@ class Encoder:
         self.config: EncoderConfig = checkpoint.config
         self.embedding = Embedding.of(path)
         most = min(self.embedding.max_tokens or self.config.context_length, self.config.context_length)
-        if loading.context is None and loading.context != most:
-            loading = loading.with_context(min(most, 8192))
-        self._loading = loading = loading.completed(self.config)
+        self._loading = loading = loading.completed(self.config, most)
         self.reader = TextReader(path, self.config.vocab_size)
         self._pool = _core.ThreadPool(loading.n_threads)
         self._body, self._hidden, self._weights, self._table = self._trace(checkpoint.tensors)
@@ -89,7 +84,7 @@ class Encoder:
         normalize: bool | None = None,
         overflow: str = "error",
         errors: str = "raise",
-    ) -> Iterator[np.ndarray | Error]:
+    ) -> Results:
         """The embeddings of any number of texts, one after the other; only a few hundred texts are in memory at once.
 
         errors: "raise" what is wrong with a text at its turn, after which the iterator goes on with the next text, or
@@ -100,7 +95,7 @@ class Encoder:
         if normalize is None:
             normalize = self.embedding.normalised
         native = self._native(("embedding", pooling, normalize))
-        return self._results(texts, native, lambda rows, _: rows[0], overflow=overflow, errors=errors)
+        return self._results(texts, native, lambda _, __, rows: rows[0], overflow=overflow, errors=errors)
 
     def hidden_states(self, text: Text | None = None, *, token_ids: list[int] | None = None) -> np.ndarray:
         """float32 [n_tokens, dim]: the last layer's row of each token of a text, or of token ids as they are."""
@@ -113,24 +108,20 @@ class Encoder:
         Raises Unsupported for a checkpoint without a head."""
         return self._rows_of(self._native("head"), text, token_ids)
 
-    def sequence_scores(
-        self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise"
-    ) -> Iterator[np.ndarray | Error]:
+    def sequence_scores(self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise") -> Results:
         """`scores` [labels] of any number of texts by a "sequence" head, as `embeddings` gives them."""
         self.needs_head("sequence")
         native = self._native("head")
-        return self._results(texts, native, lambda rows, _: rows[0], overflow=overflow, errors=errors)
+        return self._results(texts, native, lambda _, __, rows: rows[0], overflow=overflow, errors=errors)
 
-    def token_scores(
-        self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise"
-    ) -> Iterator[list[TokenRow] | Error]:
-        """The tokens of each text with the scores that a "token" head gives them, as `embeddings` gives embeddings."""
+    def token_scores(self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise") -> Results:
+        """TokenScores of any number of texts by a "token" head, as `embeddings` gives embeddings."""
         self.needs_head("token")
-        return self._results(texts, self._native("head"), self._token_rows, overflow=overflow, errors=errors)
+        return self._results(texts, self._native("head"), TokenScores, overflow=overflow, errors=errors)
 
     def window_scores(self, tokens: Sequence[Tokens]) -> list[np.ndarray]:
         """`scores` of texts that are tokens already. Raises FormatError where they are no numbers."""
-        outcome = self._outcomes(list(tokens), self._native("head"), lambda rows, _: rows)
+        outcome = self._outcomes([""] * len(tokens), list(tokens), self._native("head"), lambda _, __, rows: rows)
         for one in outcome:
             if isinstance(one, Error):
                 raise one
@@ -253,40 +244,38 @@ class Encoder:
 
     def _run(self, native: _core.Encoder, tokens: Sequence[Tokens], rows: np.ndarray | None = None) -> np.ndarray:
         ids = np.concatenate([np.asarray(one.ids, np.int32) for one in tokens])
-        types = np.concatenate([np.asarray(one.type_ids, np.int32) for one in tokens])
         lengths = np.array([len(one.ids) for one in tokens])
-        return native.run(ids, lengths, type_ids=types if self.config.n_types > 1 else None, rows=rows)
+        types = None
+        if self.config.n_types > 1:
+            types = np.concatenate([np.asarray(one.type_ids, np.int32) for one in tokens])
+        return native.run(ids, lengths, type_ids=types, rows=rows)
 
     def _results(self, texts, native, finish, *, overflow: str, errors: str) -> Results:
         one_of("overflow", overflow, ["error", "truncate"])
         one_of("errors", errors, ["raise", "return"])
 
         def chunk(some: list[Text]) -> list:
-            return self._outcomes(self.reader.read(some, self.context, truncate=overflow == "truncate"), native, finish)
+            tokens = self.reader.read(some, self.context, truncate=overflow == "truncate")
+            return self._outcomes(some, tokens, native, finish)
 
         return Results(texts, chunk, errors == "raise")
 
-    def _outcomes(self, tokens: list[Tokens | Error], native: _core.Encoder, finish) -> list:
-        """What `finish` makes of the rows of each, or an error: what was one already, or numbers that are none."""
+    def _outcomes(self, texts: list[Text], tokens: list[Tokens | Error], native: _core.Encoder, finish) -> list:
+        """What `finish` makes of each text, its tokens and rows; an error where there was one or numbers are none."""
         good = [one for one in tokens if isinstance(one, Tokens)]
         rows = self._run(native, good) if good else np.empty((0, 1), np.float32)
         found, begin = [], 0
-        for one in tokens:
+        for text, one in zip(texts, tokens, strict=True):
             if isinstance(one, Error):
                 found.append(one)
                 continue
             end = begin + (1 if native.pools else len(one.ids))
-            some = rows[begin:end]
-            begin = end
+            some, begin = rows[begin:end], end
             if np.isfinite(some).all():
-                found.append(finish(some, one))
+                found.append(finish(text, one, some))
             else:
                 found.append(FormatError(str(self.path), expected="weights that give numbers", found="NaN or infinity"))
         return found
-
-    def _token_rows(self, rows: np.ndarray, tokens: Tokens) -> list[TokenRow]:
-        spans = zip(tokens.ids, tokens.offsets, tokens.special, rows, strict=True)
-        return [TokenRow(self.reader.id_to_token(i), *span, bool(special), row) for i, span, special, row in spans]
 
     def _all(self, results: Iterator) -> np.ndarray:
         rows = list(results)

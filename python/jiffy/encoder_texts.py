@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ Text = str | tuple[str, str]  # a text, or two that are read together
 _WHERE = "tokenizer.json"
 
 
-@dataclass(frozen=True)
 class Tokens:
     """A text as an encoder reads it.
 
@@ -30,17 +28,25 @@ class Tokens:
     says. parts: of a pair, 0 or 1: which text a token is of, None for such a one.
     """
 
-    ids: list[int]
-    type_ids: list[int]
-    offsets: list[tuple[int, int]]
-    special: list[int]
-    parts: list[int | None]
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding  # turns into lists only what is asked for
+        self.ids: list[int] = encoding.ids
 
-    @classmethod
-    def of(cls, encoding: Encoding) -> Tokens:
-        return cls(
-            encoding.ids, encoding.type_ids, encoding.offsets, encoding.special_tokens_mask, encoding.sequence_ids
-        )
+    @property
+    def type_ids(self) -> list[int]:
+        return self._encoding.type_ids
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        return self._encoding.offsets
+
+    @property
+    def special(self) -> list[int]:
+        return self._encoding.special_tokens_mask
+
+    @property
+    def parts(self) -> list[int | None]:
+        return self._encoding.sequence_ids
 
 
 class TextReader:
@@ -107,7 +113,7 @@ class TextReader:
             if len(second) > room:
                 second.truncate(room, stride=stride)
             parts = [second, *second.overflowing]
-            return [Tokens.of(self._library.post_process(first, part)) for part in parts]
+            return [Tokens(self._library.post_process(first, part)) for part in parts]
 
     def id_to_token(self, token_id: int) -> str:
         return self._library.id_to_token(token_id) or ""
@@ -122,7 +128,7 @@ class TextReader:
         if own < 1:
             return ParameterError("text", expected="at least one token", found="none")
         if len(encoding) <= most:
-            return Tokens.of(encoding)
+            return Tokens(encoding)
         if not truncate:
             expected = f'at most {most} tokens, or overflow="truncate"'
             return ContextOverflow("text", expected=expected, found=str(len(encoding)))
@@ -142,7 +148,7 @@ class TextReader:
             lengths = [room]
         for part, length in zip(parts, lengths, strict=True):
             part.truncate(length)
-        return Tokens.of(self._library.post_process(*parts))
+        return Tokens(self._library.post_process(*parts))
 
 
 def _problem(text: object) -> Error | None:

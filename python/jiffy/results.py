@@ -8,35 +8,55 @@ from .encoder_texts import Text
 from .errors import Error
 
 CHUNK_TEXTS = 512  # that are tokens at a time
-CHUNK_CHARACTERS = 1 << 20  # of texts at a time, or a single one that is longer
+CHUNK_CHARACTERS = 1 << 18  # of texts at a time, or a single one that is longer
 
 
 class Results(Iterator):
-    """Results of texts in their order, made a chunk at a time when they are asked for. After an error of one text the
-    iterator goes on with the next."""
+    """Results of texts in their order, made a chunk at a time when they are asked for.
+
+    chunk: makes the results of some texts, errors among them. raises: whether an error is raised at its turn; the
+    iterator goes on with the next text after that. What fails while a chunk is made (Ctrl-C, no memory) leaves its
+    texts to be asked for again.
+    """
 
     def __init__(self, texts: Iterable[Text], chunk: Callable[[list[Text]], list], raises: bool) -> None:
         self._texts = iter(texts)
         self._chunk = chunk
         self._raises = raises
+        self._made: Callable[[object], object] = lambda result: result
+        self._taken: list[Text] = []
         self._ready: list = []
 
-    def __next__(self):
+    def then(self, made: Callable[[object], object]) -> Results:
+        """From now on gives what `made` makes of a result; an error stays one."""
+        self._made = made
+        return self
+
+    def __next__(self) -> object:
         if not self._ready:
-            some = self._take()
-            if not some:
+            if not self._taken:
+                self._taken = self._take()
+            if not self._taken:
                 raise StopIteration
-            self._ready = self._chunk(some)[::-1]
+            self._ready = self._chunk(self._taken)[::-1]
+            self._taken = []
         result = self._ready.pop()
-        if self._raises and isinstance(result, Error):
+        if not isinstance(result, Error):
+            return self._made(result)
+        if self._raises:
             raise result
         return result
 
     def _take(self) -> list[Text]:
-        some, characters = [], 0
+        some: list[Text] = []
+        characters = 0
         for text in self._texts:
             some.append(text)
-            characters += sum(map(len, text)) if isinstance(text, tuple) else len(text) if isinstance(text, str) else 0
+            characters += sum(map(_length, text)) if isinstance(text, tuple) else _length(text)
             if len(some) == CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
                 break
         return some
+
+
+def _length(text: object) -> int:
+    return len(text) if isinstance(text, str) else 0

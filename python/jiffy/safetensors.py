@@ -10,14 +10,19 @@ safetensors library, which the tests hold against ours; its own errors don't nam
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import FormatError, Unsupported, shown
 from .files import file_size, open_file, parse_json, read_into, read_json
 from .tensor_entry import TensorEntry, tensor_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -43,6 +48,38 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorEntry]:
 
 def read_safetensors(path: Path) -> dict[str, TensorEntry]:
     """The tensors of one file by name, in the order of their offsets. Raises FormatError, Unsupported."""
+    infos, data, size = _read_header(path)
+    infos.pop("__metadata__", None)
+    entries = [_entry(path, name, info, data) for name, info in infos.items()]
+    return _covering(path, entries, data, size)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself in texts. Raises FormatError."""
+    return _read_header(path)[0].get("__metadata__", {})
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes float32 arrays. Raises FormatError naming the file if it can't be written."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    head = json.dumps(header).encode()
+    try:
+        with open(path, "wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for array in arrays.values():
+                file.write(array.astype("<f4").tobytes())
+    except OSError as error:
+        raise FormatError(
+            str(path), expected="a file that can be written", found=error.strerror or str(error)
+        ) from None
+
+
+def _read_header(path: Path) -> tuple[dict[str, object], int, int]:
+    """The objects of the header by name, where the file's data begins, and its size."""
     with open_file(path) as file:
         size = file_size(file)
         prefix = bytearray(8)
@@ -54,9 +91,8 @@ def read_safetensors(path: Path) -> dict[str, TensorEntry]:
         raw = bytearray(n_bytes)
         read_into(file, 8, memoryview(raw), f"{path.name} header")
     infos = parse_json(raw, f"{path.name} header")
-    _check_metadata(path, infos.pop("__metadata__", {}))
-    entries = [_entry(path, name, info, 8 + n_bytes) for name, info in infos.items()]
-    return _covering(path, entries, 8 + n_bytes, size)
+    _check_metadata(path, infos.get("__metadata__", {}))
+    return infos, 8 + n_bytes, size
 
 
 def _check_metadata(path: Path, metadata: object) -> None:

@@ -9,21 +9,26 @@ import typer
 
 from .. import __version__
 from ..errors import Error
+from .answer import answer
 from .bench_kernels import kernels
 from .bench_limits import limits
 from .bench_model import model
 from .cache import cache
 from .chat import chat
 from .check import check
+from .classify import classify
+from .embed import embed
 from .generate import generate
 from .info import info
 from .models import models
 from .pack import pack
+from .rerank import rerank
+from .tag import tag
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, chat, info, models, check, pack, cache):
+for command in (generate, chat, embed, classify, tag, answer, rerank, info, models, check, pack, cache):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")

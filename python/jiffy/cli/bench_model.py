@@ -16,6 +16,7 @@ from .options import (
     ModelArgument,
     ThreadsOption,
     WeightsOption,
+    load_language_model,
     print_table,
     progress,
 )
@@ -47,7 +48,6 @@ def model(
     Lists of counts repeat the option: --prefill 128 --prefill 512.
     """
     from ..bench.model import Plan, bench_model
-    from ..llm import load
 
     if plot:
         from ..bench.roofline import check_plot, draw_roofline
@@ -57,7 +57,9 @@ def model(
     given = {name: counts for name, counts in asked.items() if counts}
     plan = Plan.quick(**given) if quick else Plan(**given)
     sequences = max(64, *plan.batch)
-    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, max_batch=sequences)
+    loaded = load_language_model(
+        model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, max_batch=sequences
+    )
     with progress() as show:
         result = bench_model(loaded, plan, show)
     if plot:

@@ -45,12 +45,11 @@ def chat(
 ) -> None:
     """Talk with a model; /help lists what can be typed. A message a line, also through a pipe."""
     from ..chat import encode_chat
-    from ..llm import load
     from ..sampling import SamplingParams
 
     chosen = max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
     params = SamplingParams(*chosen, seed)
-    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, context=context)
+    loaded = o.load_language_model(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, context=context)
     encode_chat(loaded.tokenizer, [{"role": "user", "content": "hello"}])  # fails now if no message could be answered
     conversation = _Conversation(loaded, params, system)
     if sys.stdin.isatty():

@@ -17,6 +17,7 @@ from .options import (
     ModelArgument,
     ThreadsOption,
     WeightsOption,
+    load_language_model,
     print_table,
     progress,
 )
@@ -46,9 +47,10 @@ def check(
     Exit status 1 and the name of the first bad part, if there is one.
     """
     from ..check import check as run_check
-    from ..llm import load
 
-    loaded = load(model, weights=weights, head=head, kv_dtype=kv, n_threads=threads, cache=cache, isa=isa, fuse=fuse)
+    loaded = load_language_model(
+        model, weights=weights, head=head, kv_dtype=kv, n_threads=threads, cache=cache, isa=isa, fuse=fuse
+    )
     ids = loaded.tokenizer.encode(_read(text))[: min(tokens, loaded.info()["context"])]
     with progress() as show:
         report = run_check(loaded, ids, against, show)

@@ -45,13 +45,12 @@ def generate(
     seed: o.SeedOption = 0,
 ) -> None:
     """Answer a prompt; the text streams to standard output."""
-    from ..llm import load
     from ..sampling import SamplingParams
 
     chosen = max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
     params = SamplingParams(*chosen, seed, n=completions, logprobs=logprobs)
     text = sys.stdin.read() if prompt == "-" else prompt
-    loaded = load(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, context=context)
+    loaded = o.load_language_model(model, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, context=context)
     messages = None if raw or loaded.tokenizer.chat_template is None else _messages(text, system)
     if as_json or completions > 1:
         answers = loaded.generate(text, params=params) if messages is None else loaded.chat(messages, params=params)

@@ -22,6 +22,6 @@ def info(
         print(json.dumps(facts))
         return
     facts["formats"] = ", ".join(f"{name}: {count / 1e6:.1f} M" for name, count in facts["formats"].items())
-    for name in ("packed_bytes", "kv_bytes"):
+    for name in facts.keys() & {"packed_bytes", "kv_bytes"}:
         facts[name] = f"{facts[name] / 1e6:.1f} MB"
     print_table("", [], [(name.replace("_", " "), str(value)) for name, value in facts.items()])

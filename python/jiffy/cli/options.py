@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import Unsupported
+
 if TYPE_CHECKING:
     from ..completion import Completion
+    from ..llm import Model
 
 MODEL_HELP = "A .gguf file, a folder with safetensors, a packed file, org/name on the hub, or a name of `jiffy models`."
 ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default="smollm2-135m")]
@@ -35,6 +38,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 # France's capital, in f32, and 8-bit activations turn it over.
 SYSTEM_MESSAGE = "You are a helpful assistant."
 SystemOption = Annotated[str, typer.Option(help='System message; "" leaves it to the model\'s template.')]
+
+
+def load_language_model(name: str | None, **options) -> Model:
+    """`jiffy.load`. Raises Unsupported for a model of another kind, too."""
+    from ..llm import Model, load
+
+    loaded = load(name, **options)
+    if not isinstance(loaded, Model):
+        raise Unsupported(str(loaded.path), expected="a language model", found=f"an {type(loaded).__name__}")
+    return loaded
 
 
 @contextmanager

