@@ -69,9 +69,11 @@ std::vector<Candidate> Chooser::candidates(const Sequence& beam, float* logits, 
   if (std::isnan(log_softmax_.of(0))) return {};
   bans_.apply(logits, vocab_size, beam);
   std::vector<Candidate> found;
-  for (const auto& [id, logprob] : log_softmax_.top(BeamSearch::n_candidates(beam))) {
+  const int64_t wanted = BeamSearch::n_candidates(beam);
+  for (const auto& [id, logprob] : log_softmax_.top(wanted + bans_.n_banned())) {
     if (!Bans::is_banned(logits[id])) found.push_back({id, beam.score + logprob});
   }
+  if (std::cmp_greater(found.size(), wanted)) found.resize(static_cast<size_t>(wanted));
   bans_.restore(logits);
   if (found.empty()) found.push_back({0, -std::numeric_limits<float>::infinity()});
   return found;

@@ -35,6 +35,8 @@ class Bans {
   // Puts the logits back that the last apply() has changed.
   void restore(float* logits) const;
 
+  int64_t n_banned() const { return static_cast<int64_t>(touched_.size()); }  // by the last apply()
+
  private:
   struct Touched {
     int32_t id;

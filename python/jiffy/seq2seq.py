@@ -61,6 +61,7 @@ class Seq2Seq:
         target_language: str | None = None,
         source_language: str | None = None,
         params: SamplingParams | None = None,
+        overflow: str = "error",
         errors: str = "raise",
         **fields: object,
     ) -> Answer | list[Answer | Error]:
@@ -69,15 +70,18 @@ class Seq2Seq:
         Exactly one of texts and token_ids (of the source, as they are). Of a model that speaks several languages,
         target_language and source_language ("pt" or "Portuguese"; English for None) say which. `fields` are fields of
         SamplingParams; those that nobody gives are as the model's files say (`config.generation`), and max_tokens grows
-        with the source. errors: "raise" what is wrong with a text before any of them has started, or "return" it in the
-        text's place, and answer the others.
+        with the source. overflow: "error", or "truncate" to leave out the end of a text that is longer than the
+        context. errors: "raise" what is wrong with a text before any of them has started, or "return" it in the text's
+        place, and answer the others.
         Raises ParameterError, ContextOverflow, Unsupported for a language.
         """
+        one_of("overflow", overflow, ["error", "truncate"])
         one_of("errors", errors, ["raise", "return"])
         chosen, most = self._params(params, fields, target_language)
         language = self.reader.target_token(target_language)
         given, single = _listed(texts, token_ids)
-        read = self.reader.checked if token_ids is not None else partial(self.reader.ids, language=source_language)
+        own = partial(self.reader.ids, language=source_language, truncate=overflow == "truncate")
+        read = own if token_ids is None else self.reader.checked
         found: list[Answer | Error] = []
         for begin in range(0, len(given), _AT_ONCE):
             some = given[begin : begin + _AT_ONCE]

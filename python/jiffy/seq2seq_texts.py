@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .config import MAX_VOCAB
 from .errors import ContextOverflow, FormatError, ParameterError, Unsupported, shown
 from .files import read_json
 from .languages import language_token
@@ -52,6 +53,11 @@ class Seq2SeqReader:
             same = files["source"] == files["target"]
             self.target = self.source if same else _from_spm(files["target"])
             self._layout = Layout()
+        elif (path / "source.spm").is_file() and not (path / "tokenizer.json").is_file():
+            ids = _numbering(path)
+            names = path / "source.spm", path / "target.spm"
+            self.source, self.target = (Tokenizer(vocabulary_from_spm(one, ids), one.name) for one in names)
+            self._layout = Layout()
         else:
             self.source = self.target = Tokenizer.from_folder(path)
             self._layout = _layout(path, config.model_type)
@@ -68,17 +74,21 @@ class Seq2SeqReader:
         """Whether the model has to be told its languages."""
         return bool(self._layout.language)
 
-    def ids(self, text: object, language: str | None = None) -> list[int]:
-        """Raises ParameterError, Unsupported for a language, ContextOverflow."""
+    def ids(self, text: object, language: str | None = None, truncate: bool = False) -> list[int]:
+        """truncate: leaves out the end of a text that is too long. Raises ParameterError, Unsupported for a language,
+        ContextOverflow."""
         if not isinstance(text, str):
             raise ParameterError("text", expected="a text", found=shown(text))
-        ids = [*self.source.encode(text, add_bos=False), self.eos_ids[0]]
+        before, behind = [], [self.eos_ids[0]]
         if self._layout.bos and self.source.bos_id is not None:
-            ids.insert(0, self.source.bos_id)
+            before = [self.source.bos_id]
         if self._layout.language:
             token = language_token(self.source, "en" if language is None else language, "source_language")
-            ids = [token, *ids] if self._layout.language == "before" else [*ids, token]
-        return self.fitting(ids)
+            (before if self._layout.language == "before" else behind).append(token)
+        ids = self.source.encode(text, add_bos=False)
+        if truncate:
+            ids = ids[: max(self._context - len(before) - len(behind), 0)]
+        return self.fitting([*before, *ids, *behind])
 
     def fitting(self, ids: list[int]) -> list[int]:
         if len(ids) > self._context:
@@ -117,6 +127,17 @@ class Seq2SeqReader:
 
 def _from_spm(path: Path) -> Tokenizer:
     return Tokenizer(vocabulary_from_spm(path), path.name)
+
+
+def _numbering(path: Path) -> dict[str, int]:
+    """vocab.json of opus-mt's folders, which numbers the pieces of both sides. Raises FormatError."""
+    ids = read_json(path / "vocab.json")
+    for text, token_id in ids.items():
+        if type(token_id) is not int or not 0 <= token_id < MAX_VOCAB:
+            raise FormatError(f"vocab.json {text}", expected=f"an id below {MAX_VOCAB}", found=shown(token_id))
+    if not ids:
+        raise FormatError("vocab.json", expected="ids by piece", found="none")
+    return ids
 
 
 def _layout(path: Path, model_type: str) -> Layout:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .charsmap import CharsMap
 from .errors import FormatError, Unsupported
@@ -16,6 +17,9 @@ from .files import open_file
 from .spelling import sentencepiece
 from .unigram import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece, Unigram
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
 
 _MAX_BYTES = 1 << 26
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -95,9 +99,10 @@ class _Message:
         return FormatError(self._where, expected=expected, found="something else")
 
 
-def vocabulary_from_spm(path: Path) -> Vocabulary:
-    """The tokenizer of a file: what the library sentencepiece makes of a text, and its ids. Raises FormatError for
-    damage, Unsupported for models that aren't unigram."""
+def vocabulary_from_spm(path: Path, ids: dict[str, int] | None = None) -> Vocabulary:
+    """The tokenizer of a file: what the library sentencepiece makes of a text, and its ids. ids: those of a model that
+    numbers the pieces anew, and may have more tokens. Raises FormatError for damage, Unsupported for models that aren't
+    unigram."""
     from tokenizers import Tokenizer as Library
     from tokenizers.models import WordLevel
 
@@ -119,19 +124,36 @@ def vocabulary_from_spm(path: Path) -> Vocabulary:
     byte_tokens = any(piece.kind == BYTE for piece in pieces)
     cut = _unigram(pieces, next(model.messages(3), nothing), path.name)
     with library_errors(path.name, "pieces that build a tokenizer"):
-        library = Library(WordLevel({piece.text: i for i, piece in enumerate(pieces)}, pieces[unknown].text))
+        own = {piece.text: i for i, piece in enumerate(pieces)} if ids is None else ids
+        library = Library(WordLevel(own, pieces[unknown].text))
+    if ids is not None:
+        unknown = ids.get(pieces[unknown].text)
+        if unknown is None:
+            raise FormatError("vocab.json", expected="an id for what is unknown", found="none")
+        cut = _Renumbered(cut, [ids.get(piece.text, unknown) for piece in pieces])
     return Vocabulary(
         library=library,
-        added=_added(pieces),
+        added=_added(pieces, own),
         spelling=sentencepiece(byte_tokens=byte_tokens, drop_first_space=cut.adds_space),
-        vocab_size=len(pieces),
+        vocab_size=max(own.values()) + 1,
         bos_id=None,
         add_bos=False,
-        eos_ids=tuple(i for i, piece in enumerate(pieces) if piece.text == "</s>"),
+        eos_ids=(own["</s>"],) if "</s>" in own else (),
         chat_template=None,
         unknown_id=unknown,
         cut=cut,
     )
+
+
+class _Renumbered:
+    """The ids of another numbering."""
+
+    def __init__(self, cut: Unigram, ids: list[int]) -> None:
+        self.adds_space = cut.adds_space
+        self._cut, self._ids = cut, ids
+
+    def __call__(self, text: str) -> list[int]:
+        return [self._ids[i] for i in self._cut(text)]
 
 
 def _unigram(pieces: list[Piece], spec: _Message, where: str) -> Unigram:
@@ -141,11 +163,12 @@ def _unigram(pieces: list[Piece], spec: _Message, where: str) -> Unigram:
     return Unigram(pieces, replaced, adds_space=bool(spec.integer(3, 1)), trims=bool(spec.integer(4, 1)))
 
 
-def _added(pieces: list[Piece]):
-    """Pieces that no text is cut into by scores."""
+def _added(pieces: list[Piece], ids: dict[str, int]) -> dict[int, AddedToken]:
+    """Pieces that no text is cut into by scores, in the order of their ids."""
     kinds = (UNKNOWN, CONTROL, USER_DEFINED)
-    return {
-        i: added_token(piece.text, special=piece.kind != USER_DEFINED, normalized=False)
-        for i, piece in enumerate(pieces)
-        if piece.kind in kinds and piece.text
+    found = {
+        ids[piece.text]: added_token(piece.text, special=piece.kind != USER_DEFINED, normalized=False)
+        for piece in pieces
+        if piece.kind in kinds and piece.text in ids and piece.text
     }
+    return dict(sorted(found.items()))
