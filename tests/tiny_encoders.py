@@ -84,7 +84,9 @@ def write(folder: Path, name: str, task: str = "", seed: int = 0, **overrides) -
             parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     tokenizer().save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": "[MASK]", "cls_token": "[CLS]"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"mask_token": "[MASK]", "cls_token": "[CLS]", "model_max_length": int(1e30)})
+    )
     return model
 
 

@@ -5,6 +5,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/interruptible.h"
+#include "bindings/profile.h"
 #include "kernels/cpu/select.h"
 
 namespace py = pybind11;
@@ -32,6 +33,16 @@ py::array_t<float> run(Encoder& encoder, const Numbers<int32_t>& token_ids, cons
   return out;
 }
 
+// Of every step, one behind the other.
+std::vector<InstructionProfile> profile(Encoder& encoder, const Numbers<int32_t>& token_ids,
+                                        const Numbers<int64_t>& lengths) {
+  const EncoderInput input{vector_of(token_ids), {}, vector_of(lengths)};
+  std::vector<float> out(static_cast<size_t>(encoder.n_rows(input, {}) * encoder.width()));
+  std::vector<InstructionProfile> profile;
+  interruptible([&] { encoder.run(input, {}, out.data(), python_signal, profiling(profile)); });
+  return profile;
+}
+
 std::shared_ptr<Encoder> make_encoder(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
                                       const std::string& isa, int64_t context, int64_t batch_tokens,
                                       const std::string& kv_dtype) {
@@ -44,11 +55,13 @@ std::shared_ptr<Encoder> make_encoder(std::shared_ptr<Program> program, std::sha
 void bind_encoder(py::module_& m) {
   py::class_<Encoder, std::shared_ptr<Encoder>>(m, "Encoder")
       .def(py::init(&make_encoder), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
-           py::arg("context"), py::arg("batch_tokens") = 2048, py::arg("kv_dtype") = "f32")
+           py::arg("context"), py::arg("batch_tokens") = 512, py::arg("kv_dtype") = "f32")
       .def("run", &run, py::arg("token_ids"), py::arg("lengths"), py::kw_only(), py::arg("type_ids") = std::nullopt,
            py::arg("rows") = std::nullopt,
            "float32 [rows, width]: of sequences one behind the other, one row for each sequence of a program that "
            "pools, else for each token, or for those whose numbers `rows` has in ascending order.")
+      .def("profile", &profile, py::arg("token_ids"), py::arg("lengths"),
+           "run() for an InstructionProfile for each instruction of each step.")
       .def_property_readonly("width", &Encoder::width)
       .def_property_readonly("pools", [](const Encoder& encoder) { return encoder.program().pools(); })
       .def_property_readonly("isa", &Encoder::isa)

@@ -7,8 +7,8 @@
 
 #include "bindings/bindings.h"
 #include "bindings/interruptible.h"
+#include "bindings/profile.h"
 #include "kernels/cpu/select.h"
-#include "ops/work.h"
 #include "runtime/recorder.h"
 
 namespace py = pybind11;
@@ -16,12 +16,6 @@ namespace py = pybind11;
 namespace jiffy {
 
 namespace {
-
-struct InstructionProfile {
-  const char* op;
-  double seconds;
-  Work work;
-};
 
 py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens, std::vector<int32_t> source) {
   py::array_t<float> out({static_cast<py::ssize_t>(tokens.size()), static_cast<py::ssize_t>(engine.vocab_size())});
@@ -48,10 +42,7 @@ py::tuple observe(Engine& engine, std::vector<int32_t> tokens, const std::vector
 py::tuple profile_step(Engine& engine) {
   std::vector<InstructionProfile> profile;
   profile.reserve(engine.program().instructions().size());
-  const Observer observer = [&](const Observation& o) {
-    profile.push_back({op(o.call.at.op).name, o.seconds, work(o.call)});
-  };
-  auto events = interruptible([&] { return engine.step(python_signal, observer); });
+  auto events = interruptible([&] { return engine.step(python_signal, profiling(profile)); });
   return py::make_tuple(std::move(events), std::move(profile));
 }
 

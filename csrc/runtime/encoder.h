@@ -13,8 +13,8 @@
 namespace jiffy {
 
 struct EncoderOptions {
-  int64_t context = 0;          // tokens of a sequence; at most the program's
-  int64_t batch_tokens = 2048;  // of a step, unless one sequence has more
+  int64_t context = 0;         // tokens of a sequence; at most the program's
+  int64_t batch_tokens = 512;  // of a step, unless one sequence has more
   KvType kv_type = KvType::kF32;
 };
 

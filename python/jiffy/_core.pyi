@@ -394,7 +394,7 @@ class Encoder:
         *,
         isa: str,
         context: int,
-        batch_tokens: int = 2048,
+        batch_tokens: int = 512,
         kv_dtype: str = "f32",
     ) -> None: ...
     def run(
@@ -405,6 +405,7 @@ class Encoder:
         type_ids: NDArray[np.int32] | None = None,
         rows: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]: ...
+    def profile(self, token_ids: NDArray[np.int32], lengths: NDArray[np.int64]) -> list[InstructionProfile]: ...
     @property
     def width(self) -> int: ...
     @property

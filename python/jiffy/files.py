@@ -16,6 +16,7 @@ from .errors import FormatError
 
 MAX_JSON_BYTES = 10_000_000
 _MAX_DIGITS = 20  # as many as 2**64 has; Python's own parser takes quadratic time over a million of them
+_NO_LIMIT = str(int(1e30))  # which transformers writes for the length of texts where it knows of none
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -72,7 +73,8 @@ def parse_json(raw: bytes | bytearray, where: str) -> dict[str, object]:
         raise FormatError(where, expected=expected, found=found) from None
 
     def integer(digits: str) -> int:
-        return int(digits) if len(digits) <= _MAX_DIGITS else refuse("numbers within 64 bits", digits)
+        known = len(digits) <= _MAX_DIGITS or digits == _NO_LIMIT
+        return int(digits) if known else refuse("numbers within 64 bits", digits)
 
     def real(digits: str) -> float:
         value = float(digits)
