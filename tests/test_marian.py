@@ -74,6 +74,13 @@ def test_a_file_alone_or_its_folder(tmp_path):
     assert texts[0].token_ids == texts[1].token_ids
 
 
+def test_a_model_without_a_vocabulary(tmp_path):
+    tiny_marian.write_marian(tmp_path)
+    (tmp_path / "vocab.spm").unlink()
+    with pytest.raises(jiffy.FormatError, match="vocabularies"):
+        jiffy.load(tmp_path / "model.bin")
+
+
 def _break(name: str, raw: bytes) -> bytes:
     head = struct.pack("<QQ", 1, 1 << 40)
     return {

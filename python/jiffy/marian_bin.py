@@ -14,7 +14,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,19 +228,30 @@ def _number(yml: Fields, key: str, most: int) -> int:
 
 
 def is_marian(path: Path) -> bool:
-    """Whether a path is a Marian model file, or a folder with one."""
-    return (path.is_dir() and bool(model_files(path))) or (path.suffix == ".bin" and path.is_file())
+    """Whether a path is a Marian model file, or a folder with one and a vocabulary."""
+    if path.is_dir():
+        return len(_models(path)) == 1 and bool(_vocabularies(path))
+    return path.suffix == ".bin" and path.is_file()
 
 
-def model_files(folder: Path) -> Mapping[str, Path] | None:
-    """The model and the vocabularies of a folder: {"model", "source", "target"}, or None if it has none.
+def model_file(path: Path) -> Path:
+    """The file itself, or the one of a folder."""
+    return _models(path)[0] if path.is_dir() else path
 
-    One vocabulary ("vocab...spm") serves both sides; of two, "src" or "source" stands in the name of the one.
-    """
-    models = sorted(path for path in folder.glob("model*.bin"))
-    vocabularies = sorted(folder.glob("*vocab*.spm"))
-    if len(models) != 1 or not 0 < len(vocabularies) <= 2:
-        return None
-    source = next((path for path in vocabularies if "src" in path.name), vocabularies[0])
-    target = next((path for path in vocabularies if path != source), source)
-    return {"model": models[0], "source": source, "target": target}
+
+def vocabulary_files(path: Path) -> tuple[Path, Path]:
+    """Of the source and of the target, beside a model or in its folder. One "vocab...spm" serves both sides; of two,
+    "src" stands in the name of the first. Raises FormatError for none, or more."""
+    found = _vocabularies(path if path.is_dir() else path.parent)
+    if not 0 < len(found) <= 2:
+        raise FormatError(str(path), expected="one or two vocabularies, *vocab*.spm, beside it", found=str(len(found)))
+    source = next((one for one in found if "src" in one.name), found[0])
+    return source, next((one for one in found if one != source), source)
+
+
+def _models(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.bin"))
+
+
+def _vocabularies(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*vocab*.spm"))

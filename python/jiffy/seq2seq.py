@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from . import _core
 from .arguments import one_of
 from .completion import Completion
+from .encoder import BATCH_TOKENS
 from .errors import Error, ParameterError, shown
 from .graph import Trace
 from .loading import Loading, progress_bar
-from .marian_bin import is_marian, model_files, open_marian
+from .marian_bin import is_marian, model_file, open_marian
 from .models.seq2seq import Seq2SeqWeights, decoder, encoder
 from .requests import Requests
 from .running import Running
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .prompts import Prompt
 
-BATCH_TOKENS = 2048  # of a step of the encoder
+_NOT_FOR_BEAMS = {"temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "logprobs", "stop"}
 _AT_ONCE = 1024  # requests that wait in the engine: a list of any length needs no more memory
 Answer = Completion | list[Completion]
 
@@ -41,7 +42,7 @@ class Seq2Seq:
     """
 
     def __init__(self, path: Path, loading: Loading) -> None:
-        checkpoint = open_marian(_model_file(path)) if is_marian(path) else open_seq2seq(path)
+        checkpoint = open_marian(model_file(path)) if is_marian(path) else open_seq2seq(path)
         self.path = path
         self.config: Seq2SeqConfig = checkpoint.config
         self._loading = loading = loading.completed(self.config)
@@ -145,12 +146,13 @@ class Seq2Seq:
     ) -> tuple[SamplingParams, int | None]:
         """The parameters, and how many tokens an answer may have where somebody says so."""
         usage = self.config.generation
-        if params is not None:
-            return SamplingParams.of(params, fields), params.max_tokens
-        own = {} if fields.get("temperature") else dict(usage.fields)
-        if fields.get("n_beams") == 1 or not own:
-            own = {name: value for name, value in own.items() if name not in ("length_penalty", "early_stopping")}
         forced = self.reader.forced(self.reader.target_token(language))
+        if params is not None:
+            chosen = SamplingParams.of(params, {**forced, **fields})
+            return chosen, chosen.max_tokens
+        own = dict(usage.fields)
+        if _NOT_FOR_BEAMS.intersection(fields):
+            own["n_beams"] = 1
         chosen = SamplingParams.of(None, {**own, **forced, **fields})
         return chosen, chosen.max_tokens if "max_tokens" in fields else usage.max_length
 
@@ -179,10 +181,6 @@ class Seq2Seq:
 def is_translator(path: Path) -> bool:
     """Whether a path is a model that `Seq2Seq` loads. Raises FormatError for a bad config."""
     return is_marian(path) or is_seq2seq(path)
-
-
-def _model_file(path: Path) -> Path:
-    return model_files(path)["model"] if path.is_dir() else path
 
 
 def _listed(texts: object, token_ids: object) -> tuple[list[object], bool]:

@@ -10,7 +10,7 @@ from .config import MAX_VOCAB
 from .errors import ContextOverflow, FormatError, ParameterError, Unsupported, shown
 from .files import read_json
 from .languages import language_token
-from .marian_bin import model_files
+from .marian_bin import vocabulary_files
 from .prompts import Prompt
 from .tokenizer import Tokenizer
 from .tokenizer_spm import vocabulary_from_spm
@@ -47,11 +47,10 @@ class Seq2SeqReader:
 
     def __init__(self, path: Path, config: Seq2SeqConfig, context: int) -> None:
         self._config, self._context = config, context
-        files = model_files(path if path.is_dir() else path.parent) if config.zero_id is not None else None
-        if files is not None:
-            self.source = Tokenizer(vocabulary_from_spm(files["source"]), files["source"].name)
-            same = files["source"] == files["target"]
-            self.target = self.source if same else _from_spm(files["target"])
+        if config.zero_id is not None:
+            source, target = vocabulary_files(path)
+            self.source = _from_spm(source)
+            self.target = self.source if source == target else _from_spm(target)
             self._layout = Layout()
         elif (path / "source.spm").is_file() and not (path / "tokenizer.json").is_file():
             ids = _numbering(path)
