@@ -51,6 +51,20 @@ def test_bits_don_t_depend_on_companions_or_threads(tmp_path, name, weights):
         assert_same(many.encode(some[:5], pooling=pooling), one.encode(some[:5], pooling=pooling))
 
 
+@pytest.mark.parametrize("weights", ["f32", "i8"])
+@pytest.mark.parametrize("name", ["bert", "albert_groups", "modernbert"])
+def test_the_last_layer_of_a_row_alone_has_the_same_bits(tmp_path, name, weights):
+    tiny.write(tmp_path, name, "mask")
+    encoder = jiffy.load_encoder(tmp_path, weights=weights)
+    for text in texts(5):
+        rows = encoder.hidden_states(text)
+        assert_same(encoder.encode(text, pooling="first"), rows[0])
+        assert_same(encoder.encode(text, pooling="last"), rows[-1])
+        scores = encoder.scores(text)
+        native, tokens = encoder._native("head"), encoder.reader.read([text], 512)
+        assert_same(encoder._run(native, tokens, rows=np.array([1])), scores[1:2])
+
+
 @pytest.mark.parametrize("weights", ["f32", "i8g32", "i4"])
 def test_bits_don_t_depend_on_the_instruction_set(folder, weights):
     some = texts(10)
@@ -80,20 +94,9 @@ def test_poolings_are_those_of_hidden_rows(encoder):
     ],
 )
 def test_files_of_sentence_transformers(tmp_path, pooling, expected):
-    write_modules(tmp_path, pooling.pop("normalize", False), pooling)
+    tiny.write_modules(tmp_path, pooling.pop("normalize", False), pooling)
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 77}')
     assert Embedding.of(tmp_path) == Embedding(*expected, 77)
-
-
-def write_modules(folder, normalise: bool, pooling: dict[str, object]) -> None:
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalise else [])]
-    listed = [
-        {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(modules)
-    ]
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def write_modules(folder, normalise: bool, pooling: dict[str, object]) -> None:
     ],
 )
 def test_bad_files_of_sentence_transformers(tmp_path, modules, pooling, error):
-    write_modules(tmp_path, False, pooling)
+    tiny.write_modules(tmp_path, False, pooling)
     if modules is not None:
         (tmp_path / "modules.json").write_text(modules)
     with pytest.raises(error):
@@ -262,6 +265,20 @@ def test_a_mask_is_filled_with_the_likeliest_tokens(tmp_path):
         assert sorted((p for _, p in found), reverse=True) == [p for _, p in found] and 0 < found[0][1] <= 1
     with pytest.raises(jiffy.ParameterError, match=r"at least one \[MASK\]"):
         encoder.fill_mask("a b")
+
+
+@pytest.mark.parametrize("named", ["<hidden>", {"content": "<hidden>"}, None, 7])
+def test_a_mask_by_another_name(tmp_path, named):
+    tiny.write(tmp_path, "bert", "mask")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"mask_token": named}))
+    known = isinstance(named, (str, dict))
+    encoder = jiffy.load_encoder(tmp_path)
+    assert encoder.reader.mask_token == ("<hidden>" if known else "[MASK]")
+    if known:
+        with pytest.raises(jiffy.Unsupported, match="a tokenizer with a mask, found no <hidden>"):
+            encoder.fill_mask("a <hidden>")
+    else:
+        assert len(encoder.fill_mask("a [MASK]")) == 1
 
 
 def test_any_number_of_texts_is_read_as_results_are_asked_for(encoder, monkeypatch):

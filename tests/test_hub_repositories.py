@@ -14,11 +14,14 @@ import pytest
 
 import jiffy
 import tiny
+import tiny_encoders
+from compare import assert_same
 from fake_hub import FakeHub, Repository, serving
 from jiffy import hub
 from jiffy.errors import FormatError, ParameterError, Unsupported
 from jiffy.hub.listing import list_models
 from jiffy.hub.names import HubModel
+from jiffy.sentence_config import Embedding
 
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
@@ -78,6 +81,17 @@ def test_it_loads_as_the_folder_does(server, tmp_path, tiny_files):
     ids = [1, 2, 3]
     fetched, local = jiffy.load("org/tiny", n_threads=1), jiffy.load(tmp_path, n_threads=1)
     assert np.array_equal(fetched.logits(ids), local.logits(ids))
+
+
+def test_an_encoder_comes_with_what_says_how_it_pools(server, tmp_path):
+    folder = tmp_path / "encoder"
+    tiny_encoders.write(folder, "bert")
+    tiny_encoders.write_modules(folder, True, {"pooling_mode_cls_token": True})
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 99}')
+    server.repositories["org/encoder"] = Repository.of_folder(folder)
+    encoder = jiffy.load_encoder("org/encoder")
+    assert encoder.embedding == Embedding("first", True, 99) and encoder.context == 99
+    assert_same(encoder.encode("a text"), jiffy.load_encoder(folder).encode("a text"))
 
 
 def test_offline_needs_a_fetch_before(server, monkeypatch):

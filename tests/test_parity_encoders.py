@@ -82,3 +82,12 @@ def test_old_names_and_counters_of_positions(tmp_path):
     tensors["bert.embeddings.position_ids"] = np.arange(514)[None]
     save_file(tensors, tmp_path / "model.safetensors")
     assert_same(jiffy.load(tmp_path, weights="f32").hidden_states("some text"), before)
+
+
+@pytest.mark.parametrize(("name", "store"), [("bert", "kv_write"), ("modernbert", "rope_kv_write")])
+def test_what_attention_is_fused_to(tmp_path, name, store):
+    """q, k and v are one instruction, and the sum is the projection's own."""
+    tiny.write(tmp_path, name)
+    ops = jiffy.load_encoder(tmp_path, weights="i8").traced("hidden").fused().ops
+    assert f"quantize matmul {store} attention quantize matmul layer_norm" in " ".join(ops)
+    assert ops.count("add") == (2 if name == "bert" else 0)  # of tables

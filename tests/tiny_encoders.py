@@ -90,6 +90,18 @@ def write(folder: Path, name: str, task: str = "", seed: int = 0, **overrides) -
     return model
 
 
+def write_modules(folder: Path, normalise: bool, pooling: dict[str, object]) -> None:
+    """Writes what sentence-transformers writes of pooling."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalise else [])]
+    listed = [
+        {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+
+
 def tokenizer():
     """A WordPiece `tokenizers.Tokenizer` that spells words in letters, with BERT's frame around a text or a pair."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors

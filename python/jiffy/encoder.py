@@ -17,6 +17,7 @@ from .errors import ContextOverflow, Error, FormatError, ParameterError, Unsuppo
 from .graph import Trace
 from .loading import Loading, progress_bar
 from .models.bert import bert
+from .models.endings import chosen
 from .models.heads import embedding, head
 from .models.modernbert import modernbert
 from .results import Results
@@ -25,7 +26,7 @@ from .weights import Packing, Weights
 
 if TYPE_CHECKING:
     from .encoder_config import EncoderConfig
-    from .graph import Node
+    from .models.endings import Ending
 
 POOLINGS = ("mean", "first", "last", "max")
 BATCH_TOKENS = 512  # of a step: its rows stay in the L2 and L3 caches (2048: 15 % slower)
@@ -55,8 +56,11 @@ class Encoder:
         self._loading = loading = loading.completed(self.config, most)
         self.reader = TextReader(path, self.config.vocab_size)
         self._pool = _core.ThreadPool(loading.n_threads)
-        self._body, self._hidden, self._weights, self._table = self._trace(checkpoint.tensors)
+        self._body, self._ending, self._weights, self._table = self._trace(checkpoint.tensors)
+        self._formats = self._count_formats()
         self._programs: dict[object, _core.Encoder] = {}
+        if self.config.head.task:
+            self._native("head")  # reads its weights
 
     def encode(
         self,
@@ -131,6 +135,8 @@ class Encoder:
         """For each mask of a text ("[MASK]", or what the model's files call it) the likeliest tokens and their
         probabilities. Raises Unsupported for a checkpoint without a "mask" head."""
         self.needs_head("mask")
+        if self.reader.mask_id is None:
+            raise Unsupported(str(self.path), expected="a tokenizer with a mask", found=f"no {self.reader.mask_token}")
         tokens = self._checked(self.reader.read([text], self.context, parse_special=True)[0])
         at = np.flatnonzero(np.asarray(tokens.ids) == self.reader.mask_id)
         if not len(at):
@@ -162,10 +168,6 @@ class Encoder:
 
     def info(self) -> dict[str, object]:
         """What is loaded and how it runs."""
-        weights = [p for _, p in self._body.parameters if isinstance(p, _core.Weight)]
-        formats: dict[str, int] = {}
-        for weight in weights:
-            formats[weight.format] = formats.get(weight.format, 0) + weight.rows * weight.cols
         return {
             "path": str(self.path),
             "architecture": self.config.model_type,
@@ -174,43 +176,59 @@ class Encoder:
             "dim": self.config.dim,
             "heads": self.config.n_heads,
             "vocab_size": self.config.vocab_size,
-            "formats": formats,
-            "packed_bytes": sum(weight.n_bytes for weight in weights),
-            "kv_dtype": self._loading.kv_dtype_beside(formats),
+            "formats": dict(self._formats),
+            "packed_bytes": sum(weight.n_bytes for weight in self._matrices()),
+            "kv_dtype": self._loading.kv_dtype_beside(self._formats),
             "context": self.context,
             "threads": self._loading.n_threads,
             "isa": self._loading.isa,
         }
 
-    def _trace(self, tensors) -> tuple[Trace, Node, Weights, _core.Weight]:
+    def _matrices(self) -> list[_core.Weight]:
+        """Of the encoder without its head."""
+        trace = self._body.branch()
+        chosen(trace, self._ending)
+        return [p for _, p in trace.parameters if isinstance(p, _core.Weight)]
+
+    def _count_formats(self) -> dict[str, int]:
+        formats: dict[str, int] = {}
+        for weight in self._matrices():
+            formats[weight.format] = formats.get(weight.format, 0) + weight.rows * weight.cols
+        return formats
+
+    def _trace(self, tensors) -> tuple[Trace, Ending, Weights, _core.Weight]:
         trace = Trace()
         body = modernbert if self.config.rope_thetas else bert
         with progress_bar(sum(entry.n_bytes for entry in tensors.values()), self._loading.progress) as report:
             weights = Weights(tensors, Packing(self._pool, self._loading.weights, self._loading.head, report))
             table = weights.matrix("embed_tokens.weight")
-            hidden = body(trace, self.config, weights, table, self.context)
-        return trace, hidden, weights, table
+            ending = body(trace, self.config, weights, table, self.context)
+        return trace, ending, weights, table
+
+    def traced(self, key: object) -> _core.Program:
+        """The program for "hidden" rows, for the scores of the "head", or for an ("embedding", pooling, normalised)."""
+        trace = self._body.branch()
+        if key == "hidden":
+            result = chosen(trace, self._ending)
+        elif key == "head":
+            self._needs_any_head()
+            result = head(trace, self._ending, self.config, self._weights, self._table)
+        else:
+            _, pooling, normalised = key
+            result = embedding(trace, self._ending, pooling, normalised)
+        return trace.build(result, self.context)
 
     def _native(self, key: object) -> _core.Encoder:
         """The program that ends so, made when it is first asked for; all share the weights of the body."""
         if key not in self._programs:
-            trace = self._body.branch()
-            if key == "hidden":
-                result = trace.select(self._hidden)
-            elif key == "head":
-                self._needs_any_head()
-                result = head(trace, self._hidden, self.config, self._weights, self._table)
-            else:
-                _, pooling, normalised = key
-                result = embedding(trace, self._hidden, pooling, normalised)
-            program = trace.build(result, self.context)
+            program = self.traced(key)
             self._programs[key] = _core.Encoder(
                 program.fused() if self._loading.fuse else program,
                 self._pool,
                 isa=self._loading.isa,
                 context=self.context,
                 batch_tokens=BATCH_TOKENS,
-                kv_dtype=self._loading.kv_dtype_beside(self.info()["formats"]),
+                kv_dtype=self._loading.kv_dtype_beside(self._formats),
             )
         return self._programs[key]
 

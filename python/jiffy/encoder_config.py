@@ -252,6 +252,8 @@ def _layers(fields: Fields) -> tuple[int, tuple[int, ...]]:
     inner = fields.integer("inner_group_num", MAX_LAYERS, default=1)
     if n_groups > n_layers:
         raise fields.error("num_hidden_groups", f"at most the {n_layers} layers", n_groups)
+    if n_layers * inner > MAX_LAYERS:
+        raise fields.error("inner_group_num", f"at most {MAX_LAYERS} layers in all", inner)
     groups = (int(layer / (n_layers / n_groups)) for layer in range(n_layers))  # as transformers rounds
     sets = tuple(group * inner + i for group in groups for i in range(inner))
     return len(sets), sets

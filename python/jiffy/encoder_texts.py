@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ContextOverflow, Error, ParameterError, shown
+from .errors import ContextOverflow, Error, FormatError, ParameterError, shown
 from .fields import Fields
 from .named_files import FilesOfFolder
 from .tokenizer import check_text
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the library takes a while to import
 Text = str | tuple[str, str]  # a text, or two that are read together
 
 _WHERE = "tokenizer.json"
+_MASKS = ("[MASK]", "<mask>")
 
 
 class Tokens:
@@ -52,8 +53,8 @@ class Tokens:
 class TextReader:
     """Turns texts into tokens, with what the model's own tokenizer puts around them.
 
-    mask_id: the token that stands for a hidden one, or None. Text that looks like a special token is text, but for
-    `mask_token` where it is asked for.
+    mask_token, mask_id: the token that stands for a hidden one, whose id is None where the vocabulary has none. Text
+    that looks like a special token is text, but where it is asked for.
     """
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
@@ -70,11 +71,10 @@ class TextReader:
             self._library.encode_special_tokens = True
             largest = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
         if largest >= vocab_size:
-            raise ParameterError(_WHERE, expected=f"ids below the model's {vocab_size}", found=str(largest))
+            raise FormatError(_WHERE, expected=f"ids below the model's {vocab_size}", found=str(largest))
         config = Fields(files.optional_json("tokenizer_config.json"), "tokenizer_config.json")
-        mask = config.get("mask_token")
-        self.mask_token = mask.get("content") if isinstance(mask, dict) else mask or "[MASK]"
-        self.mask_id = self._library.token_to_id(self.mask_token) if isinstance(self.mask_token, str) else None
+        self.mask_token = self._mask_token(config.get("mask_token"))
+        self.mask_id = self._library.token_to_id(self.mask_token)
 
     def read(
         self, texts: Sequence[Text], most: int, *, truncate: bool = False, parse_special: bool = False
@@ -122,6 +122,12 @@ class TextReader:
         """The text that a token stands for by itself."""
         with library_errors(_WHERE, "a tokenizer that can decode"):
             return self._library.decode([token_id], skip_special_tokens=False)
+
+    def _mask_token(self, named: object) -> str:
+        """The token that files name, as a text or as an object with "content", or else the usual one that there is."""
+        text = named.get("content") if isinstance(named, dict) else named
+        usual = (one for one in _MASKS if self._library.token_to_id(one) is not None)
+        return text if isinstance(text, str) else next(usual, _MASKS[0])
 
     def _fitting(self, text: Text, encoding: Encoding, most: int, truncate: bool) -> Tokens | Error:
         own = len(encoding) - self._library.num_special_tokens_to_add(is_pair=isinstance(text, tuple))

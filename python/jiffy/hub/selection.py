@@ -23,7 +23,10 @@ _BESIDE_WEIGHTS = (
     "merges.txt",
     "chat_template*.jinja",
     "chat_template*.json",
+    "modules.json",
+    "sentence_bert_config.json",
 )
+_MODULE = re.compile(r"[0-9]+_[A-Za-z]+/config\.json")  # of sentence-transformers: how embeddings are pooled
 _NEEDED = ("config.json", "tokenizer.json")
 _PART_OF_GGUF = re.compile(r".*-[0-9]{5}-of-[0-9]{5}\.gguf")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -46,7 +49,8 @@ def select_files(model: HubModel, names: Collection[str], path_of: Callable[[str
             if name not in names:  # said before gigabytes are fetched
                 raise Unsupported(str(model), expected=f"{name} beside the weights", found="none")
         small = {name for name in names for glob in _BESIDE_WEIGHTS if "/" not in name and fnmatchcase(name, glob)}
-        return [*sorted(small), *weights]
+        modules = {name for name in names if _MODULE.fullmatch(name)}
+        return [*sorted(small | modules), *weights]
     if len(gguf) == 1:
         return [_one_gguf(model, gguf[0], gguf)]
     if gguf:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .endings import all_rows
 from .relative_bias import bidirectional_bias
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..encoder_config import EncoderConfig
     from ..graph import Node, Trace
     from ..weights import Weights
+    from .endings import Ending, Keep
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class _Layer:
         return cls(*attention, w.norm("attention_norm"), w.linear("up"), w.linear("down"), w.norm("mlp_norm"))
 
 
-def bert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: int) -> Node:
-    """Token ids, and types where there is a table of them -> hidden rows [n_tokens, dim]."""
+def bert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: int) -> Ending:
+    """Token ids, and types where there is a table of them -> all but the last layer of hidden rows [n_tokens, dim]."""
     x = t.embedding(table)
     if c.n_types:
         x = t.add(x, t.embedding(w.table("token_types.weight"), by="types"))
@@ -51,14 +53,15 @@ def bert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: i
         x = t.linear(x, *w.linear("embed_projection"))
     bias = bidirectional_bias(w.table("relative_bias.weight")) if c.n_buckets else None
     layers = {i: _Layer.read(w.at(f"layers.{i}")) for i in sorted(set(c.weights_of))}
-    for i in c.weights_of:
-        x = _layer(t, x, c, layers[i], bias)
-    return x
+    *before, last = c.weights_of
+    for i in before:
+        x = _layer(t, x, c, layers[i], bias, all_rows)
+    return lambda t, keep: _layer(t, x, c, layers[last], bias, keep)
 
 
-def _layer(t: Trace, x: Node, c: EncoderConfig, layer: _Layer, bias: np.ndarray | None) -> Node:
+def _layer(t: Trace, x: Node, c: EncoderConfig, layer: _Layer, bias: np.ndarray | None, keep: Keep) -> Node:
     q, k, v = (t.linear(x, *weights) for weights in (layer.q, layer.k, layer.v))
     y = t.attention(q, k, v, layer=0, n_heads=c.n_heads, n_kv_heads=c.n_heads, causal=False, bias=bias)
-    x = t.layer_norm(t.add(x, t.linear(y, *layer.o)), *layer.attention_norm, c.norm_eps)
+    x = t.layer_norm(t.add(keep(x), t.linear(keep(y), *layer.o)), *layer.attention_norm, c.norm_eps)
     h = t.activation(t.linear(x, *layer.up), c.activation)
     return t.layer_norm(t.add(x, t.linear(h, *layer.down)), *layer.mlp_norm, c.norm_eps)

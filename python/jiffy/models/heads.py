@@ -6,27 +6,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .endings import chosen, pooled
+
 if TYPE_CHECKING:
     from .. import _core
     from ..encoder_config import EncoderConfig
     from ..graph import Node, Trace
     from ..weights import Weights
+    from .endings import Ending
 
 
-def embedding(t: Trace, x: Node, pooling: str, normalised: bool) -> Node:
+def embedding(t: Trace, ending: Ending, pooling: str, normalised: bool) -> Node:
     """One row for each sequence, of length 1 if normalised (a row of zeros stays one)."""
-    y = t.pool(x, pooling)
+    y = pooled(t, ending, pooling)
     if not normalised:
         return y
-    # x / |x| = x / sqrt(mean(x^2)) / sqrt(dim)
-    return t.rms_norm(y, np.full(x.width, x.width**-0.5, np.float32), 1e-30)
+    # y / |y| = y / sqrt(mean(y^2)) / sqrt(dim)
+    return t.rms_norm(y, np.full(y.width, y.width**-0.5, np.float32), 1e-30)
 
 
-def head(t: Trace, x: Node, c: EncoderConfig, w: Weights, table: _core.Weight) -> Node:
+def head(t: Trace, ending: Ending, c: EncoderConfig, w: Weights, table: _core.Weight) -> Node:
     """Scores: of a "sequence" head one row for each sequence, else one for each row that is asked for, over the labels,
     (start, end) or the vocabulary."""
     w, h = w.at("head"), c.head
-    y = t.pool(x, h.pooling) if h.task == "sequence" else t.select(x)
+    y = pooled(t, ending, h.pooling) if h.task == "sequence" else chosen(t, ending)
     if h.activation:
         y = t.activation(t.linear(y, *w.linear("dense")), h.activation)
     if h.norm:

@@ -43,8 +43,9 @@ def question_answering(
 
     One text beside a list counts for each of it. model: a checkpoint with a head for questions.
 
-    A context that is too long is read in windows that overlap by `stride` tokens. Raises ParameterError, and
-    ContextOverflow for a question that leaves no room; errors: "return" gives these in the place of an answer.
+    A context that is too long is read in windows that overlap by `stride` tokens, or by a quarter where that is less.
+    Raises ParameterError, and ContextOverflow for a question that leaves no room; errors: "return" gives these in the
+    place of an answer.
     """
     encoder = encoder_of(model, "question")
     integer("max_tokens", max_tokens, 1, 1 << 20)
