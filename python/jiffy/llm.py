@@ -48,7 +48,8 @@ def load(
     fuse: bool = True,
     cache: bool = True,
 ) -> Model:
-    """Loads a language model; of the folder of an encoder (bert and its kin) what `load_encoder` gives.
+    """Loads a language model; of the folder of an encoder (bert and its kin) what `load_encoder` gives, and a
+    `jiffy.Seq2Seq` of an encoder-decoder (marian, t5, bart, mbart, m2m_100, or Marian's own .bin files).
 
     name_or_path: a .gguf file, a Hugging Face folder with safetensors, a file that `jiffy.pack` wrote, a known name
     (`jiffy models` lists them), or a model on the Hugging Face hub: "org/name", "org/name@revision",
@@ -326,14 +327,7 @@ class Model:
         return Requests(self._running, self.tokenizer, self.config.eos_ids, prompts, params)
 
     def _answers(self, prompts: list[Prompt], params: SamplingParams) -> list[Completion] | list[list[Completion]]:
-        requests = self._requests(prompts, params)
-        try:
-            requests.start()
-            for _ in requests.texts():
-                pass
-        finally:
-            requests.close()
-        results = requests.results()
+        results = self._requests(prompts, params).run()
         return results if params.n > 1 else [completions[0] for completions in results]
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Stream:

@@ -47,6 +47,16 @@ class Requests:
         self._open.update(zip(self._numbers, self._takers(), strict=True))
         self._numbers.clear()
 
+    def run(self) -> list[list[Completion] | Error]:
+        """All from the start to the end; gives the results."""
+        try:
+            self.start()
+            for _ in self.texts():
+                pass
+        finally:
+            self.close()
+        return self.results()
+
     def texts(self) -> Iterator[str]:
         """Runs until all has ended; yields what text becomes certain, of whichever completion."""
         while self._open:

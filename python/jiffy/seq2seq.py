@@ -168,13 +168,7 @@ class Seq2Seq:
 
     def _answers(self, prompts: list[Prompt], params: SamplingParams, errors: str) -> list[Answer | Error]:
         requests = Requests(self._running, self.tokenizer, self.reader.eos_ids, prompts, params, errors == "return")
-        try:
-            requests.start()
-            for _ in requests.texts():
-                pass
-        finally:
-            requests.close()
-        results = requests.results()
+        results = requests.run()
         return results if params.n > 1 else [one if isinstance(one, Error) else one[0] for one in results]
 
 
