@@ -124,25 +124,53 @@ def test_languages_by_any_name():
     assert language("xx", "x") is None
 
 
-def test_a_model_of_many_languages_is_told_which(tmp_path):
-    """NLLB's way: the source's language in front of it, and the target's as the first token said."""
-    folder = tmp_path / "m2m"
-    tiny_seq2seq.write_seq2seq(folder, "m2m_100")
+def write_with_languages(folder, name: str, tokens: dict[int, str], tokenizer_class: str) -> jiffy.Seq2Seq:
+    """A tiny model whose tokenizer has these special tokens in the places of others."""
+    tiny_seq2seq.write_seq2seq(folder, name)
     raw = json.loads((folder / "tokenizer.json").read_text())
-    for token_id, text in ((270, "eng_Latn"), (271, "por_Latn")):
+    for token_id, text in tokens.items():
         old = next(piece for piece, at in raw["model"]["vocab"].items() if at == token_id)
         raw["model"]["vocab"][text] = raw["model"]["vocab"].pop(old)
         raw["model"]["merges"] = [pair for pair in raw["model"]["merges"] if "".join(pair) != old]
         raw["added_tokens"].append({**raw["added_tokens"][0], "id": token_id, "content": text})
     (folder / "tokenizer.json").write_text(json.dumps(raw))
-    model = jiffy.load(folder, weights="f32")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": tokenizer_class}))
+    return jiffy.load(folder, weights="f32")
+
+
+# How the families say languages: the tokens of English and Portuguese, and which of them stands where.
+FAMILIES = {
+    "NllbTokenizer": ("m2m_100", "eng_Latn", "por_Latn", "before"),
+    "M2M100Tokenizer": ("m2m_100", "__en__", "__pt__", "before"),
+    "MBart50TokenizerFast": ("mbart", "en_XX", "pt_XX", "before"),
+    "MBartTokenizer": ("mbart", "en_XX", "pt_XX", "behind"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_many_languages_is_told_which(tmp_path, family):
+    """The source's language beside it; the target's is the first token said, or mBART's decoder begins with it."""
+    name, english, portuguese, place = FAMILIES[family]
+    model = write_with_languages(tmp_path / "m", name, {270: english, 271: portuguese}, family)
     assert language_token(model.tokenizer, "Portuguese", "x") == 271
+    ids = [*model.tokenizer.encode("ab"), 257]
+    source = [270, *ids] if place == "before" else [*ids, 270]
     got = model.generate("ab", target_language="pt", source_language="English", max_tokens=6)
-    source = [270, *model.tokenizer.encode("ab"), 257]
-    assert got.token_ids == model.generate(token_ids=source, forced_bos_token_id=271, max_tokens=6).token_ids
-    assert got.token_ids[0] == 271
+    if place == "before":
+        assert got.token_ids[0] == 271
+        assert got.token_ids == model.generate(token_ids=source, forced_bos_token_id=271, max_tokens=6).token_ids
+    else:
+        assert model.reader.prompt(source, 271, 6).ids == [271]
+        assert model.logits(source, [271])[0].argmax() == got.token_ids[0]
+    assert tasks.machine_translation("ab", "pt", model=model, max_tokens=6) == got.text.strip()
     with pytest.raises(jiffy.Unsupported, match="target_language"):
         model.generate("ab", target_language="de")
+
+
+def test_a_family_that_nobody_knows(tmp_path):
+    with pytest.raises(jiffy.Unsupported, match="tokenizer_class"):
+        write_with_languages(tmp_path / "m", "mbart", {}, "OtherTokenizer")
 
 
 def test_summaries(tmp_path):

@@ -74,7 +74,7 @@ def write_seq2seq(folder: Path, name: str, seed: int = 0, **more: object) -> hf.
     """Writes config.json, generation_config.json, safetensors and a tokenizer; returns the model."""
     config_class, model_class, options, tokenizer_class = MODELS[name]
     torch.manual_seed(seed)
-    model = model_class(config_class(**options, **more)).eval()
+    model = model_class(config_class(**{**options, **more})).eval()
     with torch.no_grad():
         for part, values in model.named_parameters():
             values.copy_(_drawn(part, values))

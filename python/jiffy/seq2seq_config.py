@@ -71,6 +71,15 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "feed_forward_proj": "relu",
     },
 }
+# What files may ask of a generation and nobody does here, with the values that ask for nothing.
+_NEUTRAL = {
+    "do_sample": (False,),
+    "repetition_penalty": (1.0, 1),
+    "encoder_repetition_penalty": (1.0, 1),
+    "encoder_no_repeat_ngram_size": (0,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0.0, 0),
+}
 _T5_CONTEXT = 8192  # it has no table of positions; what memory is set aside for
 _MOST_BEAMS = 64  # what a file may ask for: as many as a batch has by default
 
@@ -263,6 +272,8 @@ def _ids(fields: Fields, more: Fields, vocab_size: int) -> dict[str, object]:
 
 
 def _usage(more: Fields, forced: dict[str, object], vocab_size: int) -> Generation:
+    for name, neutral in _NEUTRAL.items():
+        more.only(name, neutral, default=neutral[0])
     chosen: dict[str, object] = dict(forced)
     chosen["n_beams"] = more.integer("num_beams", _MOST_BEAMS, default=1)
     chosen["length_penalty"] = more.number("length_penalty", -1000.0, 1000.0, default=1.0)
@@ -271,12 +282,14 @@ def _usage(more: Fields, forced: dict[str, object], vocab_size: int) -> Generati
     if stopping is not None and not isinstance(stopping, bool) and stopping != "never":
         raise more.error("early_stopping", 'true, false or "never"', stopping)
     chosen["early_stopping"] = stopping or False
-    chosen["min_tokens"] = max(more.integer("min_length", MAX_CONTEXT, default=0, low=0) - 1, 0)
+    least = more.integer("min_length", MAX_CONTEXT, default=0, low=0) - 1  # which counts the decoder's start
+    chosen["min_tokens"] = max(least, more.integer("min_new_tokens", MAX_CONTEXT, default=0, low=0))
     runs = more.get("bad_words_ids") or []
     if not isinstance(runs, list) or not all(isinstance(run, list) and run for run in runs):
         raise more.error("bad_words_ids", "lists of token ids", runs)
     for run in runs:
         Fields({"bad_words_ids": run}, "generation_config.json").ids("bad_words_ids", vocab_size)
     chosen["bad_words_ids"] = tuple(map(tuple, runs))
-    most = more.integer("max_length", MAX_CONTEXT, default=0, low=0)
-    return Generation(chosen, most - 1 if most > 1 else None)
+    most = more.integer("max_length", MAX_CONTEXT, default=0, low=0) - 1
+    most = more.integer("max_new_tokens", MAX_CONTEXT, default=max(most, 0), low=0)
+    return Generation(chosen, most or None)
