@@ -121,7 +121,7 @@ struct Rows {
     for (int64_t r = 0; r < rows; ++r) {
       c.queries.push_back(q.data() + (from + r) * cache.head_dim);
       c.outs.push_back(c.out.data() + r * cache.head_dim);
-      c.biases.push_back(bias_of(from + r));
+      if (reach >= 0) c.biases.push_back(bias_of(from + r));
     }
     c.args = {cache.view,        rows,  c.queries.data(),      c.outs.data(),       first.data() + from,
               end.data() + from, scale, c.scratch.as<float>(), kernels.native_pairs};
