@@ -17,7 +17,7 @@ _LAYOUT = {
     "parameters": [("name", "s"), ("kind", "B")],
     "instructions": [
         *[("op", "s"), ("inputs", "i*"), ("outputs", "i*"), ("parameters", "i*")],
-        *[*_ATTRIBUTES, *((name, "B") for name in ("causal", "tanh", "indices", "function", "pooling"))],
+        *[*_ATTRIBUTES, *((name, "B") for name in ("causal", "tanh", "cross", "indices", "function", "pooling"))],
     ],
     "marks": [("name", "s"), ("value", "i")],
     "result": "i",

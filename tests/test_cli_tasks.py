@@ -92,7 +92,7 @@ def test_info_of_an_encoder(folders):
         (["classify", "a", "-m", "PLAIN"], 'expected a head for "sequence"'),
         (["classify", "a", "-m", "PLAIN", "-l", "one"], "labels: expected 2"),
         (["tag", "a", "-m", "PLAIN"], 'expected a head for "token"'),
-        (["generate", "a", "-m", "PLAIN"], "expected a language model, found an Encoder"),
+        (["generate", "a", "-m", "PLAIN"], "expected a language model, found Encoder"),
     ],
 )
 def test_bad_input_is_one_line(folders, arguments, message):

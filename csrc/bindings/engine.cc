@@ -17,10 +17,10 @@ namespace jiffy {
 
 namespace {
 
-py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens) {
+py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens, std::vector<int32_t> source) {
   py::array_t<float> out({static_cast<py::ssize_t>(tokens.size()), static_cast<py::ssize_t>(engine.vocab_size())});
   float* data = out.mutable_data();
-  interruptible([&] { engine.logits(std::move(tokens), data, python_signal); });
+  interruptible([&] { engine.logits(std::move(tokens), data, python_signal, {}, std::move(source)); });
   return out;
 }
 
@@ -69,19 +69,21 @@ const char* reason_name(const TokenEvent& event) {
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
                                     const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk,
-                                    const std::string& kv_dtype, bool prefix_cache) {
+                                    const std::string& kv_dtype, bool prefix_cache, std::shared_ptr<Encoder> encoder) {
   const EngineOptions options{.context = context,
                               .max_batch = max_batch,
                               .prefill_chunk = prefill_chunk,
                               .kv_type = parse_kv_type(kv_dtype),
                               .prefix_cache = prefix_cache};
-  return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options);
+  return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options,
+                                  std::move(encoder));
 }
 
 std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n, int64_t max_tokens, float temperature,
                          int64_t top_k, float top_p, float min_p, float repetition_penalty, float presence_penalty,
                          float frequency_penalty, int64_t logprobs, uint64_t seed, bool ignore_eos,
-                         std::vector<int32_t> stop_ids) {
+                         std::vector<int32_t> stop_ids, const Constraints& constraints, const BeamParams& beams,
+                         std::vector<int32_t> source) {
   const int64_t first = engine.add(std::move(prompt),
                                    {.max_tokens = max_tokens,
                                     .temperature = temperature,
@@ -94,8 +96,10 @@ std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n,
                                     .logprobs = logprobs,
                                     .seed = seed,
                                     .ignore_eos = ignore_eos,
-                                    .stop_ids = std::move(stop_ids)},
-                                   n);
+                                    .stop_ids = std::move(stop_ids),
+                                    .constraints = constraints,
+                                    .beams = beams},
+                                   n, std::move(source));
   std::vector<int64_t> numbers(static_cast<size_t>(n));
   std::iota(numbers.begin(), numbers.end(), first);
   return numbers;
@@ -104,11 +108,37 @@ std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n,
 }  // namespace
 
 void bind_engine(py::module_& m) {
+  py::class_<Constraints>(m, "Constraints", "What the next token must not, or must, be.")
+      .def(py::init([](int64_t min_tokens, int64_t no_repeat_ngram, int32_t forced_first, int32_t forced_last,
+                       std::vector<std::vector<int32_t>> bad_words) {
+             return Constraints{min_tokens, no_repeat_ngram, forced_first, forced_last, std::move(bad_words)};
+           }),
+           py::kw_only(), py::arg("min_tokens") = 0, py::arg("no_repeat_ngram") = 0, py::arg("forced_first") = -1,
+           py::arg("forced_last") = -1, py::arg("bad_words") = py::list());
+
+  py::enum_<EarlyStopping>(m, "EarlyStopping")
+      .value("no", EarlyStopping::kNo)
+      .value("yes", EarlyStopping::kYes)
+      .value("never", EarlyStopping::kNever);
+
+  py::class_<BeamParams>(m, "BeamParams", "width: beams, 1 for no search. n: hypotheses that are given back.")
+      .def(py::init([](int64_t width, int64_t n, float length_penalty, EarlyStopping early_stopping) {
+             return BeamParams{width, n, length_penalty, early_stopping};
+           }),
+           py::kw_only(), py::arg("width") = 1, py::arg("n") = 1, py::arg("length_penalty") = 1.0f,
+           py::arg_v("early_stopping", EarlyStopping::kNo, "..."));
+
+  py::class_<Hypothesis>(m, "Hypothesis")
+      .def_readonly("token_ids", &Hypothesis::tokens)
+      .def_readonly("score", &Hypothesis::score)
+      .def_readonly("stopped", &Hypothesis::stopped);
+
   py::class_<TokenEvent>(m, "TokenEvent")
       .def_readonly("request", &TokenEvent::request)
       .def_readonly("token", &TokenEvent::token)
       .def_readonly("logprob", &TokenEvent::logprob)
       .def_readonly("top_logprobs", &TokenEvent::top_logprobs)
+      .def_readonly("hypotheses", &TokenEvent::hypotheses)
       .def_property_readonly("finished", [](const TokenEvent& e) { return e.reason != FinishReason::kNone; })
       .def_property_readonly("reason", &reason_name)
       .def_property_readonly("error",
@@ -125,15 +155,18 @@ void bind_engine(py::module_& m) {
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
            py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("kv_dtype") = "f32",
-           py::arg("prefix_cache") = true)
+           py::arg("prefix_cache") = true, py::arg("encoder") = nullptr)
       .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("n") = 1, py::arg("max_tokens"),
            py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
            py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
            py::arg("frequency_penalty") = 0.0f, py::arg("logprobs") = -1, py::arg("seed"), py::arg("ignore_eos"),
-           py::arg("stop_ids"), without_gil, "The numbers of n requests, completions of one prompt.")
+           py::arg("stop_ids"), py::arg_v("constraints", Constraints(), "..."), py::arg_v("beams", BeamParams(), "..."),
+           py::arg("source") = std::vector<int32_t>{}, without_gil,
+           "The numbers of n requests, completions of one prompt; one for a beam search.")
       .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
-      .def("logits", &logits, py::arg("token_ids"), "float32 [n_tokens, vocab_size]")
+      .def("logits", &logits, py::arg("token_ids"), py::arg("source") = std::vector<int32_t>{},
+           "float32 [n_tokens, vocab_size]")
       .def("observe", &observe, py::arg("token_ids"), py::arg("values"),
            "The logits of a prompt, and for each value of the program float32 [n_tokens, width]; quantised rows as "
            "floats.")
@@ -146,6 +179,8 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("kv_bytes", &Engine::kv_bytes)
       .def_property_readonly("n_blocks", &Engine::n_blocks)
       .def_property_readonly("n_free_blocks", &Engine::n_free_blocks)
+      .def_property_readonly("n_source_blocks", &Engine::n_source_blocks)
+      .def_property_readonly("n_free_source_blocks", &Engine::n_free_source_blocks)
       .def_property_readonly("n_cached_tokens", &Engine::n_cached_tokens);
 }
 

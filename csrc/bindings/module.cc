@@ -8,8 +8,8 @@ PYBIND11_MODULE(_core, m) {
   jiffy::bind_weight(m);
   jiffy::bind_program(m);
   jiffy::bind_packed(m);
-  jiffy::bind_engine(m);
   jiffy::bind_encoder(m);
+  jiffy::bind_engine(m);
   jiffy::bind_ops(m);
   jiffy::bind_runtime(m);
 }

@@ -123,11 +123,13 @@ void bind_ops(py::module_& m) {
       .def_property_readonly("n_bytes", [](const QuantizedRows& q) { return q.memory.size(); });
 
   py::class_<RaggedKv, std::shared_ptr<RaggedKv>>(m, "RaggedKv", "The keys and values of sequences of given lengths.")
-      .def(
-          py::init([](const std::string& kv_dtype, int64_t n_kv_heads, int64_t head_dim, std::vector<int64_t> lengths) {
-            return std::make_shared<RaggedKv>(parse_kv_type(kv_dtype), n_kv_heads, head_dim, std::move(lengths));
-          }),
-          py::arg("kv_dtype"), py::arg("n_kv_heads"), py::arg("head_dim"), py::arg("lengths"))
+      .def(py::init([](const std::string& kv_dtype, int64_t n_kv_heads, int64_t head_dim, std::vector<int64_t> lengths,
+                       int64_t state_dim) {
+             return std::make_shared<RaggedKv>(parse_kv_type(kv_dtype), n_kv_heads, head_dim, std::move(lengths),
+                                               state_dim);
+           }),
+           py::arg("kv_dtype"), py::arg("n_kv_heads"), py::arg("head_dim"), py::arg("lengths"),
+           py::arg("state_dim") = 0)
       .def(
           "bytes", [](const RaggedKv& kv) { return bytes_of(kv.memory()); }, "A copy, uint8.")
       .def_property_readonly("n_bytes", [](const RaggedKv& kv) { return kv.memory().size(); });

@@ -103,6 +103,7 @@ void bind_program(py::module_& m) {
       .value("mul", OpKind::kMul)
       .value("activation", OpKind::kActivation)
       .value("pool", OpKind::kPool)
+      .value("ssru", OpKind::kSsru)
       .value("rms_norm_quantize", OpKind::kRmsNormQuantize);
 
   py::enum_<Indices>(m, "Indices")
@@ -147,6 +148,7 @@ void bind_program(py::module_& m) {
       .def_readonly("window", &Attributes::window)
       .def_readonly("causal", &Attributes::causal)
       .def_readonly("tanh", &Attributes::tanh)
+      .def_readonly("cross", &Attributes::cross)
       .def_readonly("indices", &Attributes::indices)
       .def_readonly("function", &Attributes::function)
       .def_readonly("pooling", &Attributes::pooling);
@@ -154,7 +156,8 @@ void bind_program(py::module_& m) {
   py::class_<Instruction>(m, "Instruction")
       .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
                        float eps, float scale, int64_t layer, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim,
-                       int64_t window, bool causal, bool tanh, Indices indices, Function function, Pooling pooling) {
+                       int64_t window, bool causal, bool tanh, bool cross, Indices indices, Function function,
+                       Pooling pooling) {
              return Instruction{op, std::move(inputs), std::move(outputs), std::move(parameters),
                                 Attributes{.eps = eps,
                                            .scale = scale,
@@ -165,6 +168,7 @@ void bind_program(py::module_& m) {
                                            .window = window,
                                            .causal = causal,
                                            .tanh = tanh,
+                                           .cross = cross,
                                            .indices = indices,
                                            .function = function,
                                            .pooling = pooling}};
@@ -172,7 +176,7 @@ void bind_program(py::module_& m) {
            py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(),
            py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
            py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0, py::arg("window") = 0, py::arg("causal") = true,
-           py::arg("tanh") = false, py::arg_v("indices", Indices::kTokens, "Indices.tokens"),
+           py::arg("tanh") = false, py::arg("cross") = false, py::arg_v("indices", Indices::kTokens, "Indices.tokens"),
            py::arg_v("function", Function::kRelu, "Function.relu"),
            py::arg_v("pooling", Pooling::kMean, "Pooling.mean"))
 

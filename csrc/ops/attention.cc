@@ -115,7 +115,8 @@ void Pieces::run(Worker& w, const Piece& piece, AttentionArgs part) const {
       seen_end[rows] = static_cast<int32_t>(seen.end);
     }
   }
-  part.kv = c_.kv.head(a_.layer, piece.kv_head, piece.slice->block_table);
+  part.kv = a_.cross ? c_.batch.source->head(a_.layer, piece.kv_head, piece.slice->source_table)
+                     : c_.kv.head(a_.layer, piece.kv_head, piece.slice->block_table);
   part.rows = rows;
   part.q = q;
   part.out = out;

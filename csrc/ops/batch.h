@@ -5,11 +5,16 @@
 
 namespace jiffy {
 
+struct KvLayout;
+
 // Consecutive token rows of one sequence: a prefill chunk, or one decode token.
 struct SliceView {
   int64_t begin, end;          // token rows
   int64_t position;            // of row `begin` within its sequence
   const int32_t* block_table;  // [position / kBlockSize] -> KV block; covers every position up to the slice's end
+  // The text that cross-attention looks at: its blocks of BatchView::source, and how many positions it has.
+  const int32_t* source_table = nullptr;
+  int64_t source_length = 0;
 };
 
 // A ragged batch. `outputs` are the token rows whose logits are asked for; of a program that pools, one for each slice.
@@ -22,6 +27,7 @@ struct BatchView {
   int64_t n_slices;
   const int32_t* output_rows;  // [n_outputs]
   int64_t n_outputs;
+  const KvLayout* source = nullptr;  // for a program with cross-attention
 };
 
 }  // namespace jiffy

@@ -31,6 +31,7 @@ void check_embedding(const Check& c) {
   c.that(c.has_parameter(0), "a table", "none");
   if (c.parameter(0).floats != nullptr) {
     c.is_floats(0, 0, c.output(0).width);
+    c.that(c.at.attributes.scale == 0.0f, "no scale beside a table of floats", std::to_string(c.at.attributes.scale));
   } else {
     c.is_matrix(0, c.output(0).width);
   }
@@ -46,7 +47,8 @@ void run_embedding(const Call& c, Worker& w) {
     if (table.floats != nullptr) {
       copy_rows(table.floats, table.cols, indices(c), c.output(0).floats(), begin, end);
     } else {
-      w.kernels.embedding({table.matrix, indices(c), c.output(0).floats(), begin, end});
+      const float scale = c.at.attributes.scale == 0.0f ? 1.0f : c.at.attributes.scale;
+      w.kernels.embedding({table.matrix, indices(c), c.output(0).floats(), scale, begin, end});
     }
   });
 }

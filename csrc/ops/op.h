@@ -55,6 +55,7 @@ enum class OpKind : uint8_t {
   kMul,              // a, b -> y
   kActivation,       // x -> y
   kPool,             // rows of tokens -> one row a slice, which are the outputs then
+  kSsru,             // forget, x -> y
   kRmsNormQuantize,  // x -> q8 or bf16                    parameters: weight             fused: the rest of the list
   kGateUp,           // x -> y                             parameters: gate, up
   kRopeKvWrite,      // q, k, v -> rotated q               parameters: cosines, sines
@@ -66,11 +67,12 @@ enum class Indices : uint8_t { kTokens, kTypes, kPositions };
 // What an op needs to know beyond its operands; fields that it doesn't use stay as they are.
 struct Attributes {
   float eps = 0.0f;    // rms_norm, layer_norm
-  float scale = 0.0f;  // attention
+  float scale = 0.0f;  // attention, embedding
   int64_t layer = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
   int64_t window = 0;  // attention: 0, or how many positions a token sees on a side, its own among them
   bool causal = true;  // attention: false lets a token see those behind it, too; a sequence is then one slice
   bool tanh = false;   // gelu: approximated by tanh
+  bool cross = false;  // attention: to the text that the batch names as a source, whose keys and values are there
   Indices indices = Indices::kTokens;   // embedding
   Function function = Function::kRelu;  // activation
   Pooling pooling = Pooling::kMean;     // pool
@@ -209,5 +211,7 @@ void check_activation(const Check&);
 void run_activation(const Call&, Worker&);
 void check_pool(const Check&);
 void run_pool(const Call&, Worker&);
+void check_ssru(const Check&);
+void run_ssru(const Call&, Worker&);
 
 }  // namespace jiffy

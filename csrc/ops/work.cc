@@ -38,10 +38,11 @@ Work parameter_work(const Call& c) {
 
 Work attention_work(const Call& c) {
   const Attributes& a = c.at.attributes;
+  const KvLayout& kv = a.cross ? *c.batch.source : c.kv;
   Work sum;
-  sum.arithmetic = c.kv.type == KvType::kInt8   ? Arithmetic::kInt8
-                   : c.kv.type == KvType::kBf16 ? Arithmetic::kBf16
-                                                : Arithmetic::kF32;
+  sum.arithmetic = kv.type == KvType::kInt8   ? Arithmetic::kInt8
+                   : kv.type == KvType::kBf16 ? Arithmetic::kBf16
+                                              : Arithmetic::kF32;
   for (int64_t s = 0; s < c.batch.n_slices; ++s) {
     const SliceView& slice = c.batch.slices[s];
     const int64_t behind = slice.position + slice.end - slice.begin;
@@ -51,7 +52,7 @@ Work attention_work(const Call& c) {
       pairs += seen.end - seen.first;
     }
     const int64_t positions = sight(a, slice, behind - 1).end - sight(a, slice, slice.position).first;
-    sum.bytes += positions * a.n_kv_heads * kv_position_bytes(c.kv);
+    sum.bytes += positions * a.n_kv_heads * kv_position_bytes(kv);
     sum.operations += 4 * pairs * a.n_heads * a.head_dim;  // q k and p v
   }
   return sum;

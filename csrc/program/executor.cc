@@ -13,6 +13,10 @@ constexpr int64_t kReplicatedTokens = 1;
 
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
 
+int64_t largest_head(const Program& program) {
+  return std::max(program.kv_shape().head_dim, program.source_shape().head_dim);
+}
+
 bool ends_in_matmul(const Program& program) {
   const auto has_result = [&](const std::vector<int>& values) {
     return std::find(values.begin(), values.end(), program.result()) != values.end();
@@ -46,7 +50,7 @@ Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, con
       own_(program_->values().size(), false),
       operands_(static_cast<size_t>(pool.size()), std::vector<Operand>(program_->values().size())),
       offsets_(plan_.slots.size()),
-      scratch_floats_(scratch_floats(program_->parameters(), program_->kv_shape().head_dim, kernels)),
+      scratch_floats_(scratch_floats(program_->parameters(), largest_head(*program_), kernels)),
       scratch_(Buffer::allocate(static_cast<size_t>(scratch_floats_ * pool.size()) * sizeof(float), "scratch memory")),
       shared_(Buffer::allocate(kSharedFloats * sizeof(float), "attention states")) {
   for (size_t i = 0; i < plan_.replicated.size(); ++i) {

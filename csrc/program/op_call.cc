@@ -21,8 +21,9 @@ int64_t blocks_of(int64_t length) { return (length + kBlockSize - 1) / kBlockSiz
 
 }  // namespace
 
-RaggedKv::RaggedKv(KvType type, int64_t n_kv_heads, int64_t head_dim, std::vector<int64_t> lengths)
+RaggedKv::RaggedKv(KvType type, int64_t n_kv_heads, int64_t head_dim, std::vector<int64_t> lengths, int64_t state_dim)
     : lengths_(std::move(lengths)) {
+  in_range("state_dim", state_dim, 0, INT32_MAX);
   in_range("n_kv_heads", n_kv_heads, 1, INT32_MAX);
   in_range("head_dim", head_dim, 1, kMaxHeadDim);
   int64_t blocks = 0;
@@ -31,7 +32,12 @@ RaggedKv::RaggedKv(KvType type, int64_t n_kv_heads, int64_t head_dim, std::vecto
     blocks += blocks_of(length);
   }
   in_range("blocks of all lengths", blocks, 1, INT32_MAX);
-  layout_ = {.type = type, .n_layers = 1, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
+  layout_ = {.type = type,
+             .n_layers = 1,
+             .n_kv_heads = n_kv_heads,
+             .head_dim = head_dim,
+             .n_state_layers = state_dim > 0 ? 1 : 0,
+             .state_dim = state_dim};
   size_t bytes = 0;
   if (__builtin_mul_overflow(blocks, layout_.block_bytes(), &bytes)) {
     fail(ErrorKind::kOutOfMemory, "keys and values", "at most 2^64 bytes", std::to_string(blocks) + " blocks");
@@ -108,12 +114,17 @@ void OpCall::check_batch() const {
   }
   if (kind == OpKind::kRope) indices_of_parameter(spec_.positions, "positions");
   const bool cached = kind == OpKind::kKvWrite || kind == OpKind::kAttention;
-  if (!cached && kind != OpKind::kPool) return;
+  if (!cached && kind != OpKind::kPool && kind != OpKind::kSsru) return;
   if (spec_.kv == nullptr) wrong(where, "keys and values", "none");
   in_range(where + ", counts together", slices_.back().end, rows_, rows_);
-  if (!cached) return;
   const Attributes& a = spec_.at.attributes;
-  in_range(where + ", layer", a.layer, 0, 0);
+  if (kind != OpKind::kPool) in_range(where + ", layer", a.layer, 0, 0);
+  if (kind == OpKind::kSsru) {
+    const int64_t width = spec_.operands[static_cast<size_t>(spec_.at.outputs[0])].type.width;
+    in_range(where + ", state_dim", width, spec_.kv->layout().state_dim, spec_.kv->layout().state_dim);
+  }
+  if (!cached) return;
+  if (a.cross) wrong(where + ", cross", "false", "true");
   in_range(where + ", n_kv_heads", a.n_kv_heads, spec_.kv->layout().n_kv_heads, spec_.kv->layout().n_kv_heads);
   in_range(where + ", head_dim", a.head_dim, spec_.kv->layout().head_dim, spec_.kv->layout().head_dim);
 }

@@ -9,11 +9,12 @@
 
 namespace jiffy {
 
-// The keys and values of a ragged batch: a KV cache of one layer that holds these sequences and nothing else.
+// The keys and values of a ragged batch: a KV cache of one layer that holds these sequences and nothing else; with a
+// state_dim, of one recurrent layer, too.
 class RaggedKv {
  public:
   // Zeros. Throws kParameter for shapes that attention doesn't take or sequences without tokens, kOutOfMemory.
-  RaggedKv(KvType type, int64_t n_kv_heads, int64_t head_dim, std::vector<int64_t> lengths);
+  RaggedKv(KvType type, int64_t n_kv_heads, int64_t head_dim, std::vector<int64_t> lengths, int64_t state_dim = 0);
 
   const KvLayout& layout() const { return layout_; }
   const Buffer& memory() const { return memory_; }

@@ -10,7 +10,7 @@ namespace {
 using Kind = PackedParameter::Kind;
 
 // What an item of a list takes at the least.
-constexpr size_t kValueBytes = 21, kParameterBytes = 9, kInstructionBytes = 69, kMarkBytes = 8, kTensorBytes = 16;
+constexpr size_t kValueBytes = 21, kParameterBytes = 9, kInstructionBytes = 70, kMarkBytes = 8, kTensorBytes = 16;
 
 void write_format(ByteWriter& w, const WeightFormat& f) {
   w.number<int32_t>(f.bits);
@@ -92,6 +92,7 @@ void write_instruction(ByteWriter& w, const Instruction& at) {
   for (const int64_t number : {a.layer, a.n_heads, a.n_kv_heads, a.head_dim, a.window}) w.number(number);
   w.number<uint8_t>(a.causal);
   w.number<uint8_t>(a.tanh);
+  w.number<uint8_t>(a.cross);
   w.number(static_cast<uint8_t>(a.indices));
   w.number(static_cast<uint8_t>(a.function));
   w.number(static_cast<uint8_t>(a.pooling));
@@ -119,6 +120,7 @@ Instruction read_instruction(ByteReader& r, const std::string& field) {
   a.window = r.number<int64_t>(field + " window");
   a.causal = r.flag(field + " causal");
   a.tanh = r.flag(field + " tanh");
+  a.cross = r.flag(field + " cross");
   a.indices = static_cast<Indices>(r.number<uint8_t>(field + " indices", 0, 2));
   a.function = static_cast<Function>(r.number<uint8_t>(field + " function", 0, 2));
   a.pooling = static_cast<Pooling>(r.number<uint8_t>(field + " pooling", 0, 3));

@@ -55,7 +55,12 @@ void Program::check_indices(const Instruction& at, const std::string& where) con
 
 void Program::check_instruction(const Instruction& at, const std::string& where) {
   op(at.op).check(Check(where, at, spec_.values, spec_.parameters));
-  if (touches_kv(at.op)) check_kv(at, where);
+  if (at.op == OpKind::kAttention && at.attributes.cross) {
+    check_source(at, where);
+  } else if (touches_kv(at.op)) {
+    check_kv(at, where);
+  }
+  if (at.op == OpKind::kSsru) check_state(at, where);
   if (at.op == OpKind::kEmbedding) note_embedding(at);
   if (counts_positions(at)) check_rows(at, where);
   if (at.op == OpKind::kPool) pools_ = whole_sequences_ = true;
@@ -101,6 +106,34 @@ void Program::check_kv(const Instruction& at, const std::string& where) {
   kv_shape_.n_kv_heads = a.n_kv_heads;
   kv_shape_.head_dim = a.head_dim;
   ++kv_shape_.n_layers;
+}
+
+// Every layer of the source is read, the next one after those before it.
+void Program::check_source(const Instruction& at, const std::string& where) {
+  const Attributes& a = at.attributes;
+  const bool first = source_shape_.n_layers == 0;
+  if (!first && (a.n_kv_heads != source_shape_.n_kv_heads || a.head_dim != source_shape_.head_dim)) {
+    broken(where, "the KV heads of the other cross-attentions",
+           std::to_string(a.n_kv_heads) + " of " + std::to_string(a.head_dim));
+  }
+  if (a.layer != source_shape_.n_layers) {
+    broken(where, "the next layer, " + std::to_string(source_shape_.n_layers), std::to_string(a.layer));
+  }
+  source_shape_.n_kv_heads = a.n_kv_heads;
+  source_shape_.head_dim = a.head_dim;
+  ++source_shape_.n_layers;
+}
+
+void Program::check_state(const Instruction& at, const std::string& where) {
+  const int64_t width = spec_.values[static_cast<size_t>(at.outputs[0])].width;
+  if (kv_shape_.n_state_layers > 0 && width != kv_shape_.state_dim) {
+    broken(where, "the width of the other states, " + std::to_string(kv_shape_.state_dim), std::to_string(width));
+  }
+  if (at.attributes.layer != kv_shape_.n_state_layers) {
+    broken(where, "the next layer, " + std::to_string(kv_shape_.n_state_layers), std::to_string(at.attributes.layer));
+  }
+  kv_shape_.state_dim = width;
+  ++kv_shape_.n_state_layers;
 }
 
 void Program::check_order() const {

@@ -35,8 +35,9 @@ class Program {
   int64_t vocab_size() const { return vocab_size_; }  // ids that every embedding has a row for
   int64_t n_types() const { return n_types_; }        // the same for types; 0: it asks for none
   int64_t context_length() const { return spec_.context_length; }
-  KvLayout kv_shape() const { return kv_shape_; }  // data is null; all zero without attention
-  bool pools() const { return pools_; }            // its outputs are one for each slice of a batch
+  KvLayout kv_shape() const { return kv_shape_; }  // data is null; all zero without attention and recurrent layers
+  KvLayout source_shape() const { return source_shape_; }  // the same of what cross-attention reads
+  bool pools() const { return pools_; }                    // its outputs are one for each slice of a batch
   // Each sequence must be one slice: tokens see those behind them, or layers share the memory of keys and values.
   bool takes_whole_sequences() const { return whole_sequences_; }
 
@@ -44,6 +45,8 @@ class Program {
   void check_indices(const Instruction& at, const std::string& where) const;
   void check_order() const;
   void check_kv(const Instruction& at, const std::string& where);
+  void check_source(const Instruction& at, const std::string& where);
+  void check_state(const Instruction& at, const std::string& where);
   void check_rows(const Instruction& at, const std::string& where) const;
   void note_embedding(const Instruction& at);
   void check_instruction(const Instruction& at, const std::string& where);
@@ -51,7 +54,7 @@ class Program {
   ProgramSpec spec_;
   int64_t vocab_size_ = 0, n_types_ = 0;
   bool pools_ = false, whole_sequences_ = false;
-  KvLayout kv_shape_;
+  KvLayout kv_shape_, source_shape_;
 };
 
 // The same results, bit for bit, in fewer instructions (fuse.cc).

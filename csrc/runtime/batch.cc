@@ -2,7 +2,7 @@
 
 namespace jiffy {
 
-Batch::Batch(const std::vector<Slice>& slices, bool all_rows) {
+Batch::Batch(const std::vector<Slice>& slices, bool all_rows, const KvLayout* source) : source_(source) {
   for (const Slice& slice : slices) {
     const Sequence& s = *slice.sequence;
     const int64_t first = static_cast<int64_t>(token_ids_.size());
@@ -11,15 +11,25 @@ Batch::Batch(const std::vector<Slice>& slices, bool all_rows) {
       positions_.push_back(static_cast<int32_t>(s.n_computed + i));
       if (all_rows || (slice.output && i == slice.count - 1)) output_rows_.push_back(static_cast<int32_t>(first + i));
     }
-    slices_.push_back({first, first + slice.count, s.n_computed, s.block_table.data()});
+    SliceView view{first, first + slice.count, s.n_computed, s.block_table.data()};
+    if (s.source != nullptr) {
+      view.source_table = s.source->block_table();
+      view.source_length = s.source->length();
+    }
+    slices_.push_back(view);
   }
 }
 
 BatchView Batch::view() const {
-  return {token_ids_.data(),   nullptr,
-          positions_.data(),   static_cast<int64_t>(token_ids_.size()),
-          slices_.data(),      static_cast<int64_t>(slices_.size()),
-          output_rows_.data(), n_outputs()};
+  return {token_ids_.data(),
+          nullptr,
+          positions_.data(),
+          static_cast<int64_t>(token_ids_.size()),
+          slices_.data(),
+          static_cast<int64_t>(slices_.size()),
+          output_rows_.data(),
+          n_outputs(),
+          source_};
 }
 
 }  // namespace jiffy

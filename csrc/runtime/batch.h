@@ -10,8 +10,9 @@ namespace jiffy {
 
 class Batch {
  public:
-  // Asks for the logits of the last row of each slice that has an output, or of every row.
-  explicit Batch(const std::vector<Slice>& slices, bool all_rows = false);
+  // Asks for the logits of the last row of each slice that has an output, or of every row. source: where the keys and
+  // values of the sequences' source texts are, for a program with cross-attention.
+  explicit Batch(const std::vector<Slice>& slices, bool all_rows = false, const KvLayout* source = nullptr);
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
 
@@ -21,6 +22,7 @@ class Batch {
  private:
   std::vector<int32_t> token_ids_, positions_, output_rows_;
   std::vector<SliceView> slices_;
+  const KvLayout* source_;
 };
 
 }  // namespace jiffy

@@ -1,39 +1,82 @@
 #include "runtime/chooser.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
 
 namespace jiffy {
 
+int64_t most_generated(const Sequence& s, int64_t context) {
+  return std::min(s.params.max_tokens, context + 1 - s.n_prompt);  // the last token is never computed
+}
+
+TokenEvent failure(int64_t request, Error error) {
+  TokenEvent event;
+  event.request = request;
+  event.reason = FinishReason::kError;
+  event.error = std::make_shared<const Error>(std::move(error));
+  return event;
+}
+
+Error not_finite() {
+  return Error(ErrorKind::kFormat, "logits", "finite numbers", "NaN or infinity: the weights overflow");
+}
+
+Error none_allowed() { return Error(ErrorKind::kParameter, "bad_words_ids", "a token that is allowed", "none"); }
+
 TokenEvent token_event(const Sequence& s, std::optional<int32_t> token, int64_t context) {
+  if (!token) return failure(s.id, not_finite());
   TokenEvent event;
   event.request = s.id;
-  if (!token) {
-    event.reason = FinishReason::kError;
-    event.error = std::make_shared<const Error>(ErrorKind::kFormat, "logits", "finite numbers",
-                                                "NaN or infinity: the weights overflow");
-    return event;
-  }
   event.token = *token;
   const std::vector<int32_t>& stops = s.params.stop_ids;
   if (!s.params.ignore_eos && std::find(stops.begin(), stops.end(), *token) != stops.end()) {
     event.reason = FinishReason::kStop;
-  } else if (s.n_generated() + 1 >= s.params.max_tokens || s.n_tokens() >= context) {
+  } else if (s.n_generated() + 1 >= most_generated(s, context)) {
     event.reason = FinishReason::kLength;
   }
   return event;
 }
 
-TokenEvent Chooser::choose(const Sequence& s, float* logits, int64_t vocab_size, int64_t context) {
+std::optional<int32_t> Chooser::token(const Sequence& s, float* logits, int64_t vocab_size, int64_t context) {
+  if (const auto forced = forced_token(s, most_generated(s, context))) return forced;
   penalties_.apply(logits, vocab_size, s.params, s.tokens, s.n_prompt);
+  bans_.apply(logits, vocab_size, s);
   const std::optional<int32_t> token = sampler_.sample(logits, vocab_size, s.params, s.n_generated());
+  none_allowed_ = token && Bans::is_banned(logits[*token]);
+  bans_.restore(logits);
   penalties_.restore(logits);
-  TokenEvent event = token_event(s, token, context);
-  if (token && s.params.logprobs >= 0) {
+  return token;
+}
+
+TokenEvent Chooser::choose(const Sequence& s, float* logits, int64_t vocab_size, int64_t context) {
+  none_allowed_ = false;
+  const std::optional<int32_t> chosen = token(s, logits, vocab_size, context);
+  if (none_allowed_) return failure(s.id, none_allowed());
+  TokenEvent event = token_event(s, chosen, context);
+  if (chosen && s.params.logprobs >= 0) {
     log_softmax_.read(logits, vocab_size);
-    event.logprob = log_softmax_.of(*token);
+    event.logprob = log_softmax_.of(*chosen);
     event.top_logprobs = log_softmax_.top(s.params.logprobs);
   }
   return event;
+}
+
+std::vector<Candidate> Chooser::candidates(const Sequence& beam, float* logits, int64_t vocab_size, int64_t context) {
+  if (const auto forced = forced_token(beam, most_generated(beam, context))) return {{*forced, beam.score}};
+  log_softmax_.read(logits, vocab_size);
+  if (std::isnan(log_softmax_.of(0))) return {};
+  bans_.apply(logits, vocab_size, beam);
+  std::vector<Candidate> found;
+  const int64_t wanted = BeamSearch::n_candidates(beam);
+  for (const auto& [id, logprob] : log_softmax_.top(wanted + bans_.n_banned())) {
+    if (!Bans::is_banned(logits[id])) found.push_back({id, beam.score + logprob});
+  }
+  if (std::cmp_greater(found.size(), wanted)) found.resize(static_cast<size_t>(wanted));
+  bans_.restore(logits);
+  if (found.empty()) found.push_back({0, -std::numeric_limits<float>::infinity()});
+  return found;
 }
 
 }  // namespace jiffy

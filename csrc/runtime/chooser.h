@@ -23,7 +23,16 @@ struct TokenEvent {
   std::shared_ptr<const Error> error;  // for kError: this request failed, the others go on
   std::optional<float> logprob;        // as SamplingParams::logprobs asks; before penalties and temperature
   std::vector<std::pair<int32_t, float>> top_logprobs;
+  std::vector<Hypothesis> hypotheses;  // of a beam search that has ended, best first; `token` means nothing then
 };
+
+// How many tokens a sequence may generate.
+int64_t most_generated(const Sequence& sequence, int64_t context);
+
+// The last event of a request that fails.
+TokenEvent failure(int64_t request, Error error);
+Error not_finite();    // logits with a NaN or an infinity
+Error none_allowed();  // constraints that forbid every token
 
 // The event of a sequence whose next token is `token`, or that has none because its logits are no finite numbers.
 TokenEvent token_event(const Sequence& sequence, std::optional<int32_t> token, int64_t context);
@@ -36,10 +45,17 @@ class Chooser {
   // The token behind a sequence whose tokens are all computed. The logits [vocab_size] are as before afterwards.
   TokenEvent choose(const Sequence& sequence, float* logits, int64_t vocab_size, int64_t context);
 
+  // How a beam whose tokens are all computed could go on, best first; none where logits are no finite numbers.
+  std::vector<Candidate> candidates(const Sequence& beam, float* logits, int64_t vocab_size, int64_t context);
+
  private:
+  std::optional<int32_t> token(const Sequence& sequence, float* logits, int64_t vocab_size, int64_t context);
+
   Sampler sampler_;
   Penalties penalties_;
+  Bans bans_;
   LogSoftmax log_softmax_;
+  bool none_allowed_ = false;
 };
 
 }  // namespace jiffy

@@ -26,6 +26,9 @@ void in_range(const std::string& where, int64_t value, int64_t least, int64_t mo
 const EncoderOptions& checked(const EncoderOptions& options, const Program& program) {
   in_range("context", options.context, 1, std::min<int64_t>(program.context_length(), INT32_MAX));
   in_range("batch_tokens", options.batch_tokens, 1, 1 << 24);
+  if (program.source_shape().n_layers > 0) {
+    fail(ErrorKind::kFormat, "program", "no cross-attention: an encoder has no source", "a decoder's");
+  }
   return options;
 }
 

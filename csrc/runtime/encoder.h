@@ -43,13 +43,16 @@ class Encoder {
   void run(const EncoderInput& input, const Rows& wanted, float* out, const Interrupted& interrupted,
            const Observer& observer = {});
 
+  // Throws kParameter and kContextOverflow for input that run() would refuse.
+  void check(const EncoderInput& input, const Rows& wanted = {}) const;
+
   const Program& program() const { return *program_; }
+  int64_t context() const { return options_.context; }
   int64_t width() const { return program_->result_width(); }
   const char* isa() const { return kernels_.isa; }
   KvType kv_type() const { return kv_.type; }
 
  private:
-  void check(const EncoderInput& input, const Rows& wanted) const;
   void reserve_kv(int64_t n_blocks);
 
   const int64_t process_;

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <exception>
 #include <iterator>
 #include <limits>
 #include <string>
@@ -49,7 +48,7 @@ KvLayout kv_layout(const Program& program, KvType type) {
 }  // namespace
 
 Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
-               const EngineOptions& options)
+               const EngineOptions& options, std::shared_ptr<Encoder> encoder)
     : process_(getpid()),
       program_(std::move(program)),
       pool_(std::move(pool)),
@@ -57,11 +56,20 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
       options_(checked(options, *program_)),
       executor_(program_, *pool_, kernels_),
       cache_(kv_layout(*program_, options_.kv_type), options_.context + options_.max_batch * kPositionsPerSequence,
-             options_.prefix_cache),
+             options_.prefix_cache && encoder == nullptr),  // what a token's keys are depends on the source, too
       scheduler_(cache_.pool(), options_.max_batch, options_.prefill_chunk,
                  [this](int32_t from, int32_t to) { cache_.copy_block(from, to); }),
-      choosers_(static_cast<size_t>(pool_->size()), Chooser(kernels_)),
-      log_softmax_(kernels_) {}
+      choosing_(*pool_, kernels_),
+      log_softmax_(kernels_) {
+  KvLayout source = program_->source_shape();
+  if ((encoder != nullptr) != (source.n_layers > 0)) {
+    fail(ErrorKind::kFormat, "program", "cross-attention beside an encoder", encoder ? "none" : "no encoder");
+  }
+  if (encoder == nullptr) return;
+  source.type = options_.kv_type;
+  const int64_t positions = encoder->context() + options_.max_batch * kPositionsPerSequence;
+  reader_.emplace(std::move(encoder), *pool_, kernels_, source, positions);
+}
 
 // The lock could have been held by a thread that fork() did not copy: the process is checked first.
 std::unique_lock<std::mutex> Engine::enter() const {
@@ -85,7 +93,8 @@ void Engine::check_tokens(const std::vector<int32_t>& tokens) const {
   }
 }
 
-std::unique_ptr<Sequence> Engine::make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params) {
+std::unique_ptr<Sequence> Engine::make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params,
+                                                std::shared_ptr<SourceText> source) {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = next_id_++;
   sequence->n_prompt = static_cast<int64_t>(prompt.size());
@@ -93,19 +102,58 @@ std::unique_ptr<Sequence> Engine::make_sequence(const std::vector<int32_t>& prom
   sequence->tokens.reserve(prompt.size() + static_cast<size_t>(std::min(params.max_tokens, room)));
   sequence->tokens = prompt;
   sequence->params = params;
+  sequence->source = std::move(source);
   return sequence;
 }
 
-int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t n) {
+void Engine::check_beams(const SamplingParams& params, int64_t n) const {
+  if (params.beams.width > options_.max_batch) {
+    fail(ErrorKind::kParameter, "n_beams", "at most max_batch, " + std::to_string(options_.max_batch),
+         std::to_string(params.beams.width));
+  }
+  if (params.searches() && n > 1) fail(ErrorKind::kParameter, "n", "1 beside beams", std::to_string(n));
+}
+
+void Engine::check_constraints(const Constraints& c) const {
+  const auto check = [this](const char* name, int64_t id, int64_t least) {
+    if (id >= least && id < vocab_size()) return;
+    fail(ErrorKind::kParameter, name, "token ids below " + std::to_string(vocab_size()), std::to_string(id));
+  };
+  check("forced_bos_token_id", c.forced_first, -1);
+  check("forced_eos_token_id", c.forced_last, -1);
+  for (const std::vector<int32_t>& run : c.bad_words) {
+    for (const int32_t id : run) check("bad_words_ids", id, 0);
+  }
+}
+
+// nullptr for a program without cross-attention.
+std::shared_ptr<SourceText> Engine::source_text(std::vector<int32_t> tokens) {
+  if (reader_) return reader_->text(std::move(tokens));
+  if (!tokens.empty()) fail(ErrorKind::kParameter, "source", "none: no encoder would read it", "tokens");
+  return nullptr;
+}
+
+int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t n, std::vector<int32_t> source) {
   const auto lock = enter();
   check_tokens(prompt);
   params.validate();
   if (n < 1 || n > kMostCompletions) {
     fail(ErrorKind::kParameter, "n", "1 to " + std::to_string(kMostCompletions), std::to_string(n));
   }
-  auto first = make_sequence(prompt, params);
+  check_beams(params, n);
+  check_constraints(params.constraints);
+  const std::shared_ptr<SourceText> text = source_text(std::move(source));
+  auto first = make_sequence(prompt, params, text);
+  if (params.searches()) {
+    Sequences others;
+    for (int64_t i = 1; i < params.beams.width; ++i) {
+      auto beam = make_sequence(prompt, params, text);
+      others.emplace(beam->id, std::move(beam));
+    }
+    first->search = std::make_shared<BeamSearch>(*first, std::move(others), most_generated(*first, options_.context));
+  }
   for (int64_t i = 1; i < n; ++i) {
-    auto child = make_sequence(prompt, params);
+    auto child = make_sequence(prompt, params, text);
     child->params.seed = completion_seed(params.seed, i);
     first->children.emplace(child->id, std::move(child));
   }
@@ -114,58 +162,34 @@ int64_t Engine::add(std::vector<int32_t> prompt, SamplingParams params, int64_t 
   return id;
 }
 
-// The events of the sequences whose logits are the rows of logits_, a row's children behind it. A lane takes a row at a
-// time; what one of them throws is thrown when all are done.
-std::vector<TokenEvent> Engine::choose(const std::vector<const Sequence*>& rows) {
-  std::vector<std::vector<TokenEvent>> of_row(rows.size());
-  std::vector<std::exception_ptr> thrown(choosers_.size());
-  pool_->run([&](Lane& lane) {
-    Chooser& chooser = choosers_[static_cast<size_t>(lane.id())];
-    const auto choose_row = [&](size_t r) {
-      float* logits = logits_.as<float>() + static_cast<int64_t>(r) * vocab_size();
-      of_row[r].push_back(chooser.choose(*rows[r], logits, vocab_size(), options_.context));
-      for (const auto& [id, child] : rows[r]->children) {
-        of_row[r].push_back(chooser.choose(*child, logits, vocab_size(), options_.context));
-      }
-    };
-    try {
-      for (size_t r; (r = static_cast<size_t>(lane.next_chunk())) < rows.size();) choose_row(r);
-    } catch (...) {
-      thrown[static_cast<size_t>(lane.id())] = std::current_exception();
-    }
-  });
-  for (const std::exception_ptr& e : thrown) {
-    if (e) std::rethrow_exception(e);
-  }
-  std::vector<TokenEvent> events;
-  for (std::vector<TokenEvent>& some : of_row) std::move(some.begin(), some.end(), std::back_inserter(events));
-  return events;
-}
-
-// The same where the largest logits are known, and all that matters.
-std::vector<TokenEvent> Engine::likeliest(const std::vector<const Sequence*>& rows) const {
-  std::vector<TokenEvent> events;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    const auto token = likeliest_[r] < 0 ? std::nullopt : std::optional(likeliest_[r]);
-    events.push_back(token_event(*rows[r], token, options_.context));
-    for (const auto& [id, child] : rows[r]->children) events.push_back(token_event(*child, token, options_.context));
-  }
-  return events;
-}
-
 // Allocates nothing, so that a step is done for all of its sequences or for none.
-void Engine::commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events) {
-  auto event = events.begin();
+void Engine::commit(const std::vector<Slice>& slices, std::vector<Outcome>& outcomes, std::vector<Turn>& turns) {
+  auto outcome = outcomes.begin();
   for (const Slice& slice : slices) {
     Sequence& s = *slice.sequence;
     s.n_computed += slice.count;
     if (!slice.output) continue;
-    if (!event->error) scheduler_.register_blocks(s);
-    s.tokens.push_back((event++)->token);
-    for (const auto& [id, child] : s.children) child->tokens.push_back((event++)->token);
+    auto event = outcome->events.begin();
+    if (s.search != nullptr ? !outcome->candidates.empty() : !event->error) scheduler_.register_blocks(s);
+    if (s.search != nullptr) {
+      s.candidates.swap(outcome->candidates);
+    } else {
+      s.tokens.push_back((event++)->token);
+      for (const auto& [id, child] : s.children) child->tokens.push_back((event++)->token);
+    }
+    ++outcome;
   }
-  for (const TokenEvent& e : events) {
-    if (e.reason != FinishReason::kNone) scheduler_.remove(e.request);
+  for (const Outcome& o : outcomes) {
+    for (const TokenEvent& e : o.events) {
+      if (e.reason != FinishReason::kNone) scheduler_.remove(e.request);
+    }
+  }
+  for (Turn& turn : turns) {
+    if (turn.end) {
+      scheduler_.remove(turn.end->request);
+    } else {
+      scheduler_.go_on(*turn.search, turn.step);
+    }
   }
   scheduler_.fork();
 }
@@ -181,11 +205,35 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   const auto lock = enter();
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
-  const Batch batch(slices);
+  read_sources(slices, interrupted);
+  const Batch batch(slices, false, reader_ ? &reader_->layout() : nullptr);
   std::vector<const Sequence*> rows;  // children's parameters are their parent's, but for the seed
   for (const Slice& slice : slices) {
     if (slice.output) rows.push_back(slice.sequence);
   }
+  std::vector<Outcome> outcomes = compute(batch, rows, interrupted, observer);
+  std::vector<Turn> turns = jiffy::turns(rows, outcomes);
+  std::vector<TokenEvent> events;
+  for (const Outcome& o : outcomes) events.insert(events.end(), o.events.begin(), o.events.end());
+  for (const Turn& turn : turns) {
+    if (turn.end) events.push_back(*turn.end);
+  }
+  commit(slices, outcomes, turns);
+  return events;
+}
+
+void Engine::read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted) {
+  std::vector<SourceText*> texts;
+  for (const Slice& slice : slices) {
+    SourceText* const text = slice.sequence->source.get();
+    const bool seen = std::find(texts.begin(), texts.end(), text) != texts.end();
+    if (text != nullptr && !text->encoded && !seen) texts.push_back(text);
+  }
+  if (!texts.empty()) reader_->read(texts, interrupted);
+}
+
+std::vector<Outcome> Engine::compute(const Batch& batch, const std::vector<const Sequence*>& rows,
+                                     const Interrupted& interrupted, const Observer& observer) {
   const bool without_logits = executor_.finds_likeliest() && std::all_of(rows.begin(), rows.end(), [](auto* s) {
                                 return s->params.wants_likeliest();
                               });
@@ -196,9 +244,8 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   }
   const Wanted wanted = without_logits ? Wanted::only_likeliest(likeliest_.data()) : Wanted(logits_.as<float>());
   if (!executor_.run(batch.view(), cache_.layout(), wanted, interrupted, observer)) throw Interruption();
-  std::vector<TokenEvent> events = without_logits ? likeliest(rows) : choose(rows);
-  commit(slices, events);
-  return events;
+  if (without_logits) return likeliest(rows, likeliest_, options_.context);
+  return choosing_.choose(rows, logits_.as<float>(), vocab_size(), options_.context);
 }
 
 void Engine::cancel(int64_t request) {
@@ -209,10 +256,17 @@ void Engine::cancel(int64_t request) {
 // Every row's logits, `chunk` tokens at a time: those of the tokens from `position` on go to place(position), then
 // done(position, count) is called. Needs all rows, so takes over none, and leaves none behind.
 template <class Place, class Done>
-void Engine::compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
-                           const Observer& observer, Place&& place, Done&& done) {
+void Engine::compute_alone(std::vector<int32_t> tokens, std::vector<int32_t> source, int64_t chunk,
+                           const Interrupted& interrupted, const Observer& observer, Place&& place, Done&& done) {
   Sequence sequence;
   sequence.tokens = std::move(tokens);
+  sequence.source = source_text(std::move(source));
+  if (sequence.source != nullptr) {
+    if (!sequence.source->reserve()) {
+      fail(ErrorKind::kOutOfMemory, "source", "room beside the source texts of running requests", "none");
+    }
+    reader_->read({sequence.source.get()}, interrupted);
+  }
   struct Release {
     Scheduler& scheduler;
     Sequence& sequence;
@@ -224,18 +278,20 @@ void Engine::compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Int
       fail(ErrorKind::kInternal, "logits", "a KV cache of at least one context",
            std::to_string(cache_.pool().n_blocks()) + " blocks");
     }
-    const Batch batch({{&sequence, count, true}}, true);
+    const Batch batch({{&sequence, count, true}}, true, reader_ ? &reader_->layout() : nullptr);
     if (!executor_.run(batch.view(), cache_.layout(), place(position), interrupted, observer)) throw Interruption();
     sequence.n_computed += count;
     done(position, count);
   }
 }
 
-void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer) {
+void Engine::logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer,
+                    std::vector<int32_t> source) {
   const auto lock = enter();
   check_tokens(tokens);
   const auto place = [&](int64_t position) { return out + position * vocab_size(); };
-  compute_alone(std::move(tokens), options_.prefill_chunk, interrupted, observer, place, [](int64_t, int64_t) {});
+  compute_alone(std::move(tokens), std::move(source), options_.prefill_chunk, interrupted, observer, place,
+                [](int64_t, int64_t) {});
 }
 
 void Engine::score(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted) {
@@ -246,7 +302,7 @@ void Engine::score(std::vector<int32_t> tokens, float* out, const Interrupted& i
   const int64_t chunk = std::min({options_.prefill_chunk, kScoredAtOnce, static_cast<int64_t>(wanted.size())});
   reserve_logits(chunk);
   const auto place = [&](int64_t) { return logits_.as<float>(); };
-  compute_alone(std::move(tokens), chunk, interrupted, {}, place, [&](int64_t position, int64_t count) {
+  compute_alone(std::move(tokens), {}, chunk, interrupted, {}, place, [&](int64_t position, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t token = wanted[static_cast<size_t>(position + i)];
       log_softmax_.read(logits_.as<float>() + i * vocab_size(), vocab_size());
@@ -265,6 +321,11 @@ int64_t Engine::n_blocks() const { return cache_.pool().n_blocks(); }
 int64_t Engine::n_free_blocks() const {
   const auto lock = enter();
   return cache_.pool().n_free();
+}
+
+int64_t Engine::n_free_source_blocks() const {
+  const auto lock = enter();
+  return reader_ ? reader_->pool().n_free() : 0;
 }
 
 int64_t Engine::n_cached_tokens() const {

@@ -10,9 +10,10 @@
 #include "base/error.h"
 #include "program/executor.h"
 #include "runtime/batch.h"
-#include "runtime/chooser.h"
+#include "runtime/choosing.h"
 #include "runtime/interruption.h"
 #include "runtime/kv_cache.h"
+#include "runtime/reader.h"
 #include "runtime/scheduler.h"
 
 namespace jiffy {
@@ -29,14 +30,17 @@ struct EngineOptions {
 // has changed no token of any sequence: the next one does its work again.
 class Engine {
  public:
-  // Throws kParameter, kOutOfMemory, and kFormat for a program with more logits than embeddings.
+  // encoder: what reads the source texts of a program with cross-attention, nullptr for one without. Throws kParameter,
+  // kOutOfMemory, and kFormat for a program with more logits than embeddings, or that doesn't fit the encoder.
   Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
-         const EngineOptions& options);
+         const EngineOptions& options, std::shared_ptr<Encoder> encoder = nullptr);
 
   // `n` completions of one prompt, each a request of its own; number i has completion_seed(params.seed, i). Returns the
   // number of the first, which the others follow. Throws kParameter for a bad prompt or parameter, kContextOverflow for
   // a prompt that is too long.
-  int64_t add(std::vector<int32_t> prompt, SamplingParams params, int64_t n = 1);
+  // One request for params.beams, whose last event has the hypotheses. source: the text that an encoder reads first;
+  // none without one.
+  int64_t add(std::vector<int32_t> prompt, SamplingParams params, int64_t n = 1, std::vector<int32_t> source = {});
 
   // One step; a token for each sequence that has got one. Empty when there is nothing to do. Throws Interruption,
   // kOutOfMemory.
@@ -46,7 +50,8 @@ class Engine {
   void cancel(int64_t request);
 
   // out [n_tokens, vocab_size]: the logits behind every token. Throws as add() and step() do.
-  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer = {});
+  void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer = {},
+              std::vector<int32_t> source = {});
 
   // out [n_tokens - 1]: the log probability of each token after the first, given those before; -infinity for one that
   // has no logit, NaN where logits are no finite numbers. Throws as add() and step() do.
@@ -60,19 +65,26 @@ class Engine {
   int64_t kv_bytes() const { return cache_.n_bytes(); }
   int64_t n_blocks() const;
   int64_t n_free_blocks() const;
+  int64_t n_source_blocks() const { return reader_ ? reader_->pool().n_blocks() : 0; }
+  int64_t n_free_source_blocks() const;
   int64_t n_cached_tokens() const;  // of prompts, taken from the prefix cache so far
 
  private:
   std::unique_lock<std::mutex> enter() const;
   void check_tokens(const std::vector<int32_t>& tokens) const;
-  std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params);
+  void check_beams(const SamplingParams& params, int64_t n) const;
+  void check_constraints(const Constraints& constraints) const;
+  std::shared_ptr<SourceText> source_text(std::vector<int32_t> tokens);
+  std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params,
+                                          std::shared_ptr<SourceText> source);
   void reserve_logits(int64_t n_outputs);
-  std::vector<TokenEvent> choose(const std::vector<const Sequence*>& rows);
-  std::vector<TokenEvent> likeliest(const std::vector<const Sequence*>& rows) const;
+  void read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted);
+  std::vector<Outcome> compute(const Batch& batch, const std::vector<const Sequence*>& rows,
+                               const Interrupted& interrupted, const Observer& observer);
   template <class Place, class Done>
-  void compute_alone(std::vector<int32_t> tokens, int64_t chunk, const Interrupted& interrupted,
-                     const Observer& observer, Place&& place, Done&& done);
-  void commit(const std::vector<Slice>& slices, const std::vector<TokenEvent>& events);
+  void compute_alone(std::vector<int32_t> tokens, std::vector<int32_t> source, int64_t chunk,
+                     const Interrupted& interrupted, const Observer& observer, Place&& place, Done&& done);
+  void commit(const std::vector<Slice>& slices, std::vector<Outcome>& outcomes, std::vector<Turn>& turns);
 
   const int64_t process_;
   std::shared_ptr<const Program> program_;
@@ -81,8 +93,9 @@ class Engine {
   const EngineOptions options_;
   Executor executor_;
   KVCache cache_;
+  std::optional<Reader> reader_;
   Scheduler scheduler_;
-  std::vector<Chooser> choosers_;  // one a lane
+  Choosing choosing_;
   LogSoftmax log_softmax_;
   Buffer logits_;                   // [outputs of the largest step that needed them so far, vocab_size]
   std::vector<int32_t> likeliest_;  // [outputs] of a step that needs no logits

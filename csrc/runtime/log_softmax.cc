@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 namespace jiffy {
@@ -10,7 +11,8 @@ void LogSoftmax::read(const float* logits, int64_t vocab_size) {
   logits_ = logits;
   vocab_size_ = vocab_size;
   int64_t best = -1;
-  kernels_.argmax({logits, vocab_size, &best});
+  maxima_.resize(static_cast<size_t>((vocab_size + kMaxBlock - 1) / kMaxBlock));
+  kernels_.argmax({logits, vocab_size, &best, maxima_.data()});
   if (best < 0) {
     max_ = std::numeric_limits<double>::quiet_NaN();
     return;
@@ -23,19 +25,30 @@ void LogSoftmax::read(const float* logits, int64_t vocab_size) {
 
 float LogSoftmax::of(int64_t id) const { return static_cast<float>(logits_[id] - max_ - log_sum_); }
 
-// The best so far are kept sorted; of all others only one comparison is made.
+// As many blocks of logits as are asked for have a maximum that reaches `least`, so all of the likeliest do.
 std::vector<std::pair<int32_t, float>> LogSoftmax::top(int64_t count) const {
-  std::vector<std::pair<int32_t, float>> best;  // with logits, until the end
   const size_t most = static_cast<size_t>(std::min(count, vocab_size_));
-  if (most == 0) return best;
-  best.reserve(most + 1);
-  const auto likelier = [](const auto& a, const auto& b) { return a.second > b.second; };
-  for (int64_t id = 0; id < vocab_size_; ++id) {
-    if (best.size() == most && !(logits_[id] > best.back().second)) continue;
-    const std::pair<int32_t, float> entry(static_cast<int32_t>(id), logits_[id]);
-    best.insert(std::upper_bound(best.begin(), best.end(), entry, likelier), entry);
-    if (best.size() > most) best.pop_back();
+  float least = -std::numeric_limits<float>::infinity();
+  if (most > 0 && most <= maxima_.size()) {
+    std::vector<float> maxima = maxima_;
+    std::nth_element(maxima.begin(), maxima.begin() + static_cast<std::ptrdiff_t>(most) - 1, maxima.end(),
+                     std::greater<>());
+    least = maxima[most - 1];
   }
+  std::vector<std::pair<int32_t, float>> best;  // with logits, until the end
+  for (size_t block = 0; most > 0 && block < maxima_.size(); ++block) {
+    if (maxima_[block] < least) continue;
+    const int64_t begin = static_cast<int64_t>(block) * kMaxBlock;
+    for (int64_t id = begin; id < std::min(begin + kMaxBlock, vocab_size_); ++id) {
+      if (logits_[id] >= least) best.emplace_back(static_cast<int32_t>(id), logits_[id]);
+    }
+  }
+  const auto likelier = [](const auto& a, const auto& b) {
+    return a.second != b.second ? a.second > b.second : a.first < b.first;
+  };
+  const auto end = best.begin() + static_cast<std::ptrdiff_t>(std::min(most, best.size()));
+  std::partial_sort(best.begin(), end, best.end(), likelier);
+  best.erase(end, best.end());
   for (auto& [id, value] : best) value = of(id);
   return best;
 }

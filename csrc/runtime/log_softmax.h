@@ -21,7 +21,8 @@ class LogSoftmax {
   // NaN if a logit is none or infinite.
   float of(int64_t id) const;
 
-  // The `count` likeliest (id, log probability), equal ones by lower id.
+  // The `count` likeliest (id, log probability), equal ones by lower id. If `n` logits have been lowered since read(),
+  // so many fewer at worst.
   std::vector<std::pair<int32_t, float>> top(int64_t count) const;
 
  private:
@@ -29,6 +30,7 @@ class LogSoftmax {
   const float* logits_ = nullptr;
   int64_t vocab_size_ = 0;
   double max_ = 0.0, log_sum_ = 0.0;
+  std::vector<float> maxima_;  // of the blocks of logits
 };
 
 }  // namespace jiffy

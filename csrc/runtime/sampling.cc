@@ -51,6 +51,12 @@ void SamplingParams::validate() const {
   require(frequency_penalty >= -2.0f && frequency_penalty <= 2.0f, "frequency_penalty", "-2 to 2",
           std::to_string(frequency_penalty));
   require(logprobs >= -1 && logprobs <= kMostLogprobs, "logprobs", "-1 to 20", std::to_string(logprobs));
+  constraints.validate();
+  beams.validate();
+  if (!searches()) return;
+  require(greedy(), "temperature", "0 beside beams", std::to_string(temperature));
+  require(!penalises(), "repetition_penalty", "no penalties beside beams", "some");
+  require(logprobs < 0, "logprobs", "none beside beams", std::to_string(logprobs));
 }
 
 uint64_t completion_seed(uint64_t seed, int64_t index) {

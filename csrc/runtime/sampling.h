@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "kernels/cpu/kernels.h"
+#include "runtime/beam_search.h"
+#include "runtime/constraints.h"
 #include "runtime/ranking.h"
 
 namespace jiffy {
@@ -23,6 +25,8 @@ struct SamplingParams {
   uint64_t seed = 0;
   bool ignore_eos = false;
   std::vector<int32_t> stop_ids = {};  // end-of-sequence tokens
+  Constraints constraints = {};
+  BeamParams beams = {};
 
   void validate() const;  // throws Error kParameter naming the field
 
@@ -30,7 +34,8 @@ struct SamplingParams {
   bool keeps_all() const { return top_k == 0 && top_p == 1.0f && min_p == 0.0f; }
   bool penalises() const { return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f; }
   // The largest logit's number decides, and nothing else is asked about logits.
-  bool wants_likeliest() const { return greedy() && !penalises() && logprobs < 0; }
+  bool wants_likeliest() const { return greedy() && !penalises() && logprobs < 0 && constraints.none() && !searches(); }
+  bool searches() const { return beams.width > 1; }
 };
 
 inline constexpr int64_t kMostLogprobs = 20;

@@ -22,8 +22,12 @@ using CopyBlock = std::function<void(int32_t from, int32_t to)>;
 
 // Continuous batching (Yu et al. 2022, Orca) with chunked prefill (Agrawal et al. 2023, Sarathi): every step computes
 // one token of each decoding sequence, and up to `prefill_chunk` prompt tokens in order of arrival. A sequence begins
-// behind the longest prefix of full blocks that the pool knows. Completions of one prompt share its blocks until they
-// write (Kwon et al. 2023, vLLM).
+// behind the longest prefix of full blocks that the pool knows. Completions and beams of one prompt share its blocks
+// until they write (Kwon et al. 2023, vLLM).
+//
+// A beam that waits for others may lose its blocks like any sequence; its candidates stay. So one beam after the other
+// gets its own, even where the pool holds no more than one context. Each search has room in the batch for all its
+// beams.
 //
 // When blocks run out, the sequence that arrived last gives its own back and is computed anew later. The oldest one
 // that runs is never made to wait by others; so all come to an end, provided that the pool holds one whole context.
@@ -50,8 +54,11 @@ class Scheduler {
   // there is room in the batch, and wait to be computed anew otherwise. Doesn't throw.
   void fork();
 
-  // Forgets a sequence and frees its blocks, which the next completion of the same prompt takes over if they have not
-  // yet parted; false if the id is unknown. Doesn't throw.
+  // The live beams of a search, which all wait for each other, become those of the step, and go on. Doesn't throw.
+  void go_on(BeamSearch& search, BeamStep& step);
+
+  // Forgets a sequence (of a search: all beams, by the number of the first) and frees its blocks, which the next
+  // completion of the same prompt takes over if they have not yet parted; false if the id is unknown. Doesn't throw.
   bool remove(int64_t id);
 
   // Gives `sequence`, which need not be scheduled here, blocks for `positions`, taking them from running ones if need
@@ -65,6 +72,10 @@ class Scheduler {
   int64_t n_cached_tokens() const { return n_cached_tokens_; }  // of prompts, taken over instead of computed, so far
 
  private:
+  int64_t n_places() const;
+  int64_t places(const Sequence& sequence) const;
+  Sequence* next_waiting() const;
+  void preempt_last();
   bool preempt_for(const Sequence& sequence);
   bool own_last_block(Sequence& sequence);
   void take_prefix(Sequence& sequence);
@@ -72,6 +83,8 @@ class Scheduler {
   void admit(std::vector<Slice>& slices, int64_t budget);
   void drop_preempted(std::vector<Slice>& slices) const;
   void remove_from(Sequences& sequences, Sequences::iterator at);
+  void remove_beams(Sequence& first);
+  Sequences::node_type take_out(int64_t id);
   static void make_room(Sequence& sequence, size_t n_blocks);
 
   BlockPool& pool_;

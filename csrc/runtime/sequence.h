@@ -2,16 +2,14 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <vector>
 
+#include "runtime/beam_search.h"
 #include "runtime/sampling.h"
+#include "runtime/source_text.h"
 
 namespace jiffy {
-
-struct Sequence;
-using Sequences = std::map<int64_t, std::unique_ptr<Sequence>>;  // by number, which is the order of arrival
 
 struct Sequence {
   int64_t id = 0;
@@ -23,6 +21,12 @@ struct Sequence {
   SamplingParams params;
   Sequences children;  // other completions of this prompt, which begin when it is computed; they have no blocks yet
 
+  std::shared_ptr<SourceText> source = nullptr;  // of a decoder with cross-attention
+  std::shared_ptr<BeamSearch> search = nullptr;  // of a beam that lives
+  float score = 0.0f;                            // of a beam: as a Candidate's
+  std::vector<Candidate> candidates = {};        // of a beam whose tokens are all computed; it waits for the others
+
+  bool waits_for_others() const { return !candidates.empty(); }
   int64_t n_tokens() const { return static_cast<int64_t>(tokens.size()); }
   int64_t n_generated() const { return n_tokens() - n_prompt; }
   int64_t n_waiting() const { return n_tokens() - n_computed; }  // tokens to compute before the next can be sampled

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from .requests import Stream
     from .sampling import SamplingParams
     from .score import Score
+    from .seq2seq import Seq2Seq
 
 __version__ = "0.1.0"
 __all__ = [
     "Completion", "ContextOverflow", "Encoder", "Error", "ForkError", "FormatError", "Model", "OutOfMemory",
-    "ParameterError", "SamplingParams", "Score", "Stream", "TokenLogprob", "Unsupported", "formats", "isas", "load",
-    "load_encoder", "ops", "pack", "tasks",
+    "ParameterError", "SamplingParams", "Score", "Seq2Seq", "Stream", "TokenLogprob", "Unsupported", "formats", "isas",
+    "load", "load_encoder", "ops", "pack", "tasks",
 ]  # fmt: skip
 
 _LAZY = {
@@ -33,6 +34,7 @@ _LAZY = {
     "Model": "llm",
     "SamplingParams": "sampling",
     "Score": "score",
+    "Seq2Seq": "seq2seq",
     "Stream": "requests",
     "TokenLogprob": "completion",
     "load": "llm",

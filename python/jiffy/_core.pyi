@@ -133,6 +133,7 @@ class OpKind:
     mul: ClassVar[OpKind]
     activation: ClassVar[OpKind]
     pool: ClassVar[OpKind]
+    ssru: ClassVar[OpKind]
     rms_norm_quantize: ClassVar[OpKind]
 
 class Indices:
@@ -187,6 +188,8 @@ class Attributes:
     @property
     def tanh(self) -> bool: ...
     @property
+    def cross(self) -> bool: ...
+    @property
     def indices(self) -> Indices: ...
     @property
     def function(self) -> Function: ...
@@ -210,6 +213,7 @@ class Instruction:
         window: int = 0,
         causal: bool = True,
         tanh: bool = False,
+        cross: bool = False,
         indices: Indices = Indices.tokens,
         function: Function = Function.relu,
         pooling: Pooling = Pooling.mean,
@@ -264,6 +268,35 @@ class PackedFile:
     @property
     def one_context(self) -> bool: ...
 
+class Constraints:
+    def __init__(
+        self,
+        *,
+        min_tokens: int = 0,
+        no_repeat_ngram: int = 0,
+        forced_first: int = -1,
+        forced_last: int = -1,
+        bad_words: Sequence[Sequence[int]] = [],
+    ) -> None: ...
+
+class EarlyStopping:
+    no: EarlyStopping
+    yes: EarlyStopping
+    never: EarlyStopping
+
+class BeamParams:
+    def __init__(
+        self, *, width: int = 1, n: int = 1, length_penalty: float = 1.0, early_stopping: EarlyStopping = ...
+    ) -> None: ...
+
+class Hypothesis:
+    @property
+    def token_ids(self) -> list[int]: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def stopped(self) -> bool: ...
+
 class TokenEvent:
     @property
     def request(self) -> int: ...
@@ -277,6 +310,8 @@ class TokenEvent:
     def logprob(self) -> float | None: ...
     @property
     def top_logprobs(self) -> list[tuple[int, float]]: ...
+    @property
+    def hypotheses(self) -> list[Hypothesis]: ...
     @property
     def error(self) -> Exception | None: ...
 
@@ -304,6 +339,7 @@ class Engine:
         prefill_chunk: int,
         kv_dtype: str = "f32",
         prefix_cache: bool = True,
+        encoder: Encoder | None = None,
     ) -> None: ...
     def add(
         self,
@@ -322,10 +358,13 @@ class Engine:
         seed: int,
         ignore_eos: bool,
         stop_ids: Sequence[int],
+        constraints: Constraints = ...,
+        beams: BeamParams = ...,
+        source: Sequence[int] = [],
     ) -> list[int]: ...
     def step(self) -> list[TokenEvent]: ...
     def cancel(self, request: int) -> None: ...
-    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]: ...
+    def logits(self, token_ids: Sequence[int], source: Sequence[int] = []) -> NDArray[np.float32]: ...
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]: ...
     def observe(
         self, token_ids: Sequence[int], values: Sequence[int]
@@ -342,6 +381,10 @@ class Engine:
     def n_blocks(self) -> int: ...
     @property
     def n_free_blocks(self) -> int: ...
+    @property
+    def n_source_blocks(self) -> int: ...
+    @property
+    def n_free_source_blocks(self) -> int: ...
     @property
     def n_cached_tokens(self) -> int: ...
 
@@ -426,7 +469,9 @@ class QuantizedRows:
     def n_bytes(self) -> int: ...
 
 class RaggedKv:
-    def __init__(self, kv_dtype: str, n_kv_heads: int, head_dim: int, lengths: Sequence[int]) -> None: ...
+    def __init__(
+        self, kv_dtype: str, n_kv_heads: int, head_dim: int, lengths: Sequence[int], state_dim: int = 0
+    ) -> None: ...
     def bytes(self) -> NDArray[np.uint8]: ...
     @property
     def n_bytes(self) -> int: ...

@@ -51,7 +51,7 @@ class Completion:
     finish_reason: "stop" (end-of-sequence token or stop string), "length" (max_tokens, or the context is full) or
     "cancelled" (a stream's result before its end). n_truncated_tokens: how many of the prompt's tokens were left out to
     make it fit, which happens only on request; n_prompt_tokens is without them. logprobs: one entry for each of
-    token_ids, if they were asked for.
+    token_ids, if they were asked for. score: of a beam search, the text's log probability after the length penalty.
     """
 
     text: str
@@ -61,6 +61,7 @@ class Completion:
     timings: Timings
     n_truncated_tokens: int = 0
     logprobs: list[TokenLogprob] | None = None
+    score: float | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -80,6 +81,7 @@ class Progress:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
+    score: float | None = None
     started: float = field(default_factory=time.perf_counter)
     first: float = 0.0
     last: float = 0.0
@@ -108,6 +110,16 @@ class Progress:
         new, self._given = self._text[self._given : certain], max(self._given, certain)
         return new
 
+    def take_whole(self, hypothesis: _core.Hypothesis) -> None:
+        """Takes all tokens of a text that a beam search found."""
+        self.first = self.last = time.perf_counter()
+        self.score = hypothesis.score
+        self.token_ids.extend(hypothesis.token_ids)
+        shown = [token for token in self.token_ids if not self._means_nothing(token)]
+        ended = hypothesis.stopped and shown[-1:] == self.token_ids[-1:] and shown[-1] in self.eos_ids
+        self._text = "".join([*map(self._stream.put, shown[:-1] if ended else shown), self._stream.finish()])
+        self.finish_reason = "stop" if hypothesis.stopped else "length"
+
     def result(self, n_prompt_tokens: int, n_truncated_tokens: int, with_logprobs: bool) -> Completion:
         n = len(self.token_ids)
         itl = (self.last - self.first) / (n - 1) if n > 1 else 0.0
@@ -120,6 +132,7 @@ class Progress:
             Timings(ttft, itl, 1 / itl if itl > 0 else 0.0, total),
             n_truncated_tokens,
             list(self.logprobs) if with_logprobs else None,
+            self.score,
         )
 
     def _means_nothing(self, token: int) -> bool:
@@ -148,3 +161,17 @@ class Progress:
                     held = n
                     break
         return len(self._text) - held
+
+
+@dataclass
+class BeamProgress:
+    """The completions that a beam search gives, all at once; fewer of them if it found fewer texts."""
+
+    completions: list[Progress]
+    finish_reason: str | None = None
+
+    def take(self, event: _core.TokenEvent) -> str:
+        for progress, hypothesis in zip(self.completions, event.hypotheses, strict=False):
+            progress.take_whole(hypothesis)
+        self.finish_reason = event.reason
+        return ""

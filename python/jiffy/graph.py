@@ -54,11 +54,12 @@ class Trace:
         copied = (copy(value) for value in (self.values, self.parameters, self.instructions, self.marks))
         return Trace(*copied, copy(self._parameter_index), copy(self._quantized))
 
-    def embedding(self, table: _core.Weight | np.ndarray, by: str = "tokens") -> Node:
+    def embedding(self, table: _core.Weight | np.ndarray, by: str = "tokens", scale: float = 1.0) -> Node:
         """Rows of table [any, dim], one for each token of the batch: by its id ("tokens"), by its type ("types") or by
-        its position within its sequence ("positions")."""
+        its position within its sequence ("positions"). scale: what rows of a packed table are multiplied by."""
         width = table.cols if hasattr(table, "cols") else table.shape[1]
-        return self._emit(_core.OpKind.embedding, [], width, [table], indices=getattr(_core.Indices, by))
+        factor = {} if scale == 1.0 else {"scale": scale}
+        return self._emit(_core.OpKind.embedding, [], width, [table], indices=getattr(_core.Indices, by), **factor)
 
     def rms_norm(self, x: Node, weight: np.ndarray, eps: float) -> Node:
         """x / sqrt(mean(x^2) + eps) * weight."""
@@ -104,6 +105,17 @@ class Trace:
         sight = {"window": window, "causal": causal, "scale": shape["head_dim"] ** -0.5 if scale is None else scale}
         parameters = [] if bias is None else [bias]
         return self._emit(_core.OpKind.attention, [q], q.width, parameters, **sight, **shape)
+
+    def cross_attention(self, q: Node, *, layer: int, n_heads: int, scale: float | None = None) -> Node:
+        """Attends to the whole of the source text, whose keys and values for this layer an encoder has made."""
+        head_dim = q.width // n_heads
+        scale = head_dim**-0.5 if scale is None else scale
+        shape = {"layer": layer, "n_heads": n_heads, "n_kv_heads": n_heads, "head_dim": head_dim}
+        return self._emit(_core.OpKind.attention, [q], q.width, [], scale=scale, cross=True, **shape)
+
+    def ssru(self, forget: Node, x: Node, *, layer: int) -> Node:
+        """max(c, 0), where c = s * (c of the token before) + (1 - s) * x, s = sigmoid(forget) (Kim et al. 2019)."""
+        return self._emit(_core.OpKind.ssru, [forget, x], x.width, [], layer=layer)
 
     def add(self, a: Node, b: Node) -> Node:
         return self._emit(_core.OpKind.add, [a, b], a.width, [])

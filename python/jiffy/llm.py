@@ -20,6 +20,7 @@ from .prompts import Fit, Prompt, PromptReader
 from .requests import Requests, Stream
 from .running import Running
 from .sampling import SamplingParams
+from .seq2seq import Seq2Seq, is_translator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,8 @@ def load(
     fuse: bool = True,
     cache: bool = True,
 ) -> Model:
-    """Loads a language model; of the folder of an encoder (bert and its kin) what `load_encoder` gives.
+    """Loads a language model; of the folder of an encoder (bert and its kin) what `load_encoder` gives, and a
+    `jiffy.Seq2Seq` of an encoder-decoder (marian, t5, bart, mbart, m2m_100, or Marian's own .bin files).
 
     name_or_path: a .gguf file, a Hugging Face folder with safetensors, a file that `jiffy.pack` wrote, a known name
     (`jiffy models` lists them), or a model on the Hugging Face hub: "org/name", "org/name@revision",
@@ -78,6 +80,8 @@ def load(
     with memory_errors(path, context):
         if is_encoder(path):
             return cast("Model", _encoder(path, loading))  # so that callers of what most models are keep its type
+        if is_translator(path):
+            return cast("Model", Seq2Seq(path, loading))
         return Model(prepare(path, loading))
 
 
@@ -323,17 +327,11 @@ class Model:
         return Requests(self._running, self.tokenizer, self.config.eos_ids, prompts, params)
 
     def _answers(self, prompts: list[Prompt], params: SamplingParams) -> list[Completion] | list[list[Completion]]:
-        requests = self._requests(prompts, params)
-        try:
-            requests.start()
-            for _ in requests.texts():
-                pass
-        finally:
-            requests.close()
-        results = requests.results()
+        results = self._requests(prompts, params).run()
         return results if params.n > 1 else [completions[0] for completions in results]
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Stream:
-        if params.n > 1:
-            raise ParameterError("n", expected="1 for a stream", found=str(params.n))
+        for name in ("n", "n_beams"):
+            if getattr(params, name) > 1:
+                raise ParameterError(name, expected="1 for a stream", found=str(getattr(params, name)))
         return Stream(self._requests([prompt], params))

@@ -71,6 +71,8 @@ def load_packed(path: Path, loading: Loading) -> Prepared:
             expected = "None: a packed file has its formats; pack the model anew"
             raise ParameterError(name, expected=expected, found=shown(getattr(loading, name)))
     packed = _core.PackedFile(os.fsencode(path))
+    if packed.has(_SOURCE):
+        packed.attachment(_SOURCE)  # nobody reads it here, but damage is seen
     config = _config(packed, path)
     config = dataclasses.replace(config, context_length=min(config.context_length, packed.context_length))
     if packed.one_context and loading.context is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .chat import Message, encode_chat
 from .errors import ContextOverflow, ParameterError, Unsupported, shown
@@ -13,10 +13,16 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids that fit. n_truncated: how many were left out."""
+    """Token ids that fit. n_truncated: how many were left out.
+
+    source: the tokens that an encoder reads first. max_tokens: how many new ones there may be, None for as many as the
+    request's parameters say.
+    """
 
     ids: list[int]
     n_truncated: int = 0
+    source: list[int] = field(default_factory=list)
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)

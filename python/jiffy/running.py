@@ -74,10 +74,10 @@ class Running:
         """Has the next step cancel a request. For finalisers, which may run in the thread that holds the lock."""
         self._abandoned.append(number)
 
-    def logits(self, token_ids: list[int]) -> np.ndarray:
-        """float32 [n_tokens, vocab_size]."""
+    def logits(self, token_ids: list[int], source: list[int] | None = None) -> np.ndarray:
+        """float32 [n_tokens, vocab_size]. source: the tokens that an encoder reads first."""
         with self._turn():
-            return self._engine.logits(token_ids)
+            return self._engine.logits(token_ids, source or [])
 
     def score(self, token_ids: list[int]) -> np.ndarray:
         """float32 [n_tokens - 1]."""

@@ -10,6 +10,10 @@ from .errors import ParameterError, shown
 _F32_MAX = 3.4028234e38
 
 
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """Fields of one request.
@@ -29,6 +33,16 @@ class SamplingParams:
     n: completions of each prompt, 1 to 1024. The first is what n=1 gives; seeds of the others are derived from `seed`.
     logprobs: None, or how many alternatives to report with each token's log probability, 0 to 20. These are of the
     model's own distribution, before temperature, penalties and cuts.
+    min_tokens: so many new tokens come before one that ends the text.
+    no_repeat_ngram_size: no run of so many tokens stands twice in prompt and answer; 0 for any.
+    forced_bos_token_id, forced_eos_token_id: the first new token; the last, where max_tokens or the context is full.
+    bad_words_ids: runs of tokens that never become complete.
+    n_beams: above 1, beam search: of all continuations of so many beams the likeliest go on; temperature must be 0, and
+    penalties, logprobs and stop strings are not for beams. n: how many of the texts found are given back, best first.
+    length_penalty: a text's score is its log probability divided by (new tokens) ** length_penalty; above 0 favours
+    long ones.
+    early_stopping: when the search ends. True: as soon as there are n_beams texts; False: when the best beam, at its
+    present length, would not beat the worst of them; "never": when it could not do so at any length.
 
     Raises ParameterError naming the field.
     """
@@ -46,6 +60,14 @@ class SamplingParams:
     ignore_eos: bool = False
     n: int = 1
     logprobs: int | None = None
+    min_tokens: int = 0
+    no_repeat_ngram_size: int = 0
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    n_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
 
     def __post_init__(self) -> None:
         self._check("max_tokens", int, "an integer from 1 to 2147483647", lambda v: 1 <= v < 2**31)
@@ -66,6 +88,33 @@ class SamplingParams:
         if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
             raise ParameterError("stop", expected="strings that are not empty", found=shown(self.stop))
         object.__setattr__(self, "stop", tuple(stop))
+        self._check_constraints()
+        self._check_beams()
+
+    def _check_constraints(self) -> None:
+        for name in ("min_tokens", "no_repeat_ngram_size"):
+            self._check(name, int, "an integer from 0 to 2147483647", lambda v: 0 <= v < 2**31)
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            if getattr(self, name) is not None:
+                self._check(name, int, "None or a token id", _is_id)
+        runs = self.bad_words_ids
+        good = isinstance(runs, (tuple, list)) and all(isinstance(run, (tuple, list)) and run for run in runs)
+        if not good or not all(_is_id(one) for run in runs for one in run):
+            raise ParameterError("bad_words_ids", expected="lists of token ids that are not empty", found=shown(runs))
+        object.__setattr__(self, "bad_words_ids", tuple(map(tuple, runs)))
+
+    def _check_beams(self) -> None:
+        self._check("n_beams", int, "an integer from 1 to 1024", lambda v: 1 <= v <= 1024)
+        self._check("length_penalty", float, "a number from -1000 to 1000", lambda v: -1000 <= v <= 1000)
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise ParameterError("early_stopping", expected='True, False or "never"', found=shown(self.early_stopping))
+        if self.n_beams == 1:
+            return
+        self._check("n", int, f"at most n_beams, {self.n_beams}", lambda v: v <= self.n_beams)
+        plain = {"temperature": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+        for name, value in {**plain, "logprobs": None, "stop": ()}.items():
+            if getattr(self, name) != value:
+                raise ParameterError(name, expected=f"{value} beside beams", found=shown(getattr(self, name)))
 
     def _check(self, name: str, kind: type, expected: str, valid) -> None:
         value = getattr(self, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,11 @@ class TensorEntry:
     def row_bytes(self) -> int:
         return self.n_bytes // self.n_rows
 
+    @property
+    def lies_in_order(self) -> bool:
+        """Whether the file holds the rows as `read_rows` gives them, so that native code may read them there."""
+        return not self.interleaved_heads
+
     def part(self, start: int, stop: int) -> TensorEntry:
         """The tensor of these rows alone, of one that isn't interleaved."""
         if not 0 <= start < stop <= self.n_rows or self.interleaved_heads:
@@ -92,6 +97,26 @@ class TensorEntry:
             offset = self.offset + start * self.row_bytes
             read_into(file, offset, memoryview(rows).cast("B"), f"{self.path.name} {self.name}")
         return rows
+
+
+@dataclass(frozen=True)
+class ArrayEntry(TensorEntry):
+    """A tensor whose values, float32, are in memory: what a file holds in a form of its own."""
+
+    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+
+    @classmethod
+    def of(cls, name: str, values: np.ndarray, path: Path) -> ArrayEntry:
+        values = np.ascontiguousarray(values, np.float32)
+        return cls(name, "f32", values.shape, path, 0, values.nbytes, values=values)
+
+    @property
+    def lies_in_order(self) -> bool:
+        return False
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        rows = self.values.reshape(self.n_rows, -1)[start:stop]
+        return rows.view(np.uint8)
 
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:

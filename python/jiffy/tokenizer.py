@@ -83,8 +83,11 @@ class Tokenizer:
         library = self._special if parse_special else self._plain
         ids: list[int] = []
         with library_errors(self._where, "a tokenizer that can encode"):
-            for part in cuts(text, library):
-                ids += library.encode(part, add_special_tokens=False).ids
+            if self._vocabulary.cut is not None:
+                ids += self._vocabulary.cut(text)
+            else:
+                for part in cuts(text, library):
+                    ids += library.encode(part, add_special_tokens=False).ids
         if not parse_special:
             self._check_plain(ids)
         if add_bos and self.add_bos and ids[:1] != [self.bos_id]:

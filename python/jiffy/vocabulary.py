@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,6 +29,7 @@ class Vocabulary:
     library: model, normalizer and pre-tokenizer. added: the tokens that are found in text before all else, by id.
     spelling: the bytes of the tokens that aren't added ones. bos_id is None where the file names none; add_bos says
     that a text begins with it. eos_ids: all ids that end a text. unknown_id: what text that has no token turns into.
+    cut: text to ids, where the library has no part in it; it knows the tokens alone then.
     """
 
     library: Library
@@ -40,6 +41,7 @@ class Vocabulary:
     eos_ids: tuple[int, ...]
     chat_template: str | None
     unknown_id: int | None = None
+    cut: Callable[[str], list[int]] | None = None
 
     def assemble(self, where: str) -> Library:
         """A library tokenizer of its own: it shares the model, but none of the flags, with all others."""

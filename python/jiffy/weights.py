@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import _core
-from .errors import FormatError
+from .errors import FormatError, Unsupported
 from .foreign_types import is_packable, natural_format, packable, unpacked_row_bytes
 
 if TYPE_CHECKING:
@@ -90,6 +90,23 @@ class Weights:
         """The weight of a norm and its bias, if there is one."""
         return self.vector(f"{name}.weight"), self.bias(name)
 
+    def has(self, name: str) -> bool:
+        return self.prefix + name in self.tensors
+
+    def stacked(self, names: list[str]) -> tuple[_core.Weight, np.ndarray | None]:
+        """Several `linear`s of one input as one, the outputs of each behind those of the one before. Raises Unsupported
+        for outputs that are no multiple of 16 in number."""
+        import numpy as np
+
+        entries = [self.tensors[f"{self.prefix}{name}.weight"] for name in names]
+        for entry in entries:
+            if entry.n_rows % 16:
+                raise Unsupported(entry.name, expected="a multiple of 16 rows", found=str(entry.n_rows))
+        biases = [self.bias(name) for name in names]
+        given = [np.zeros(e.n_rows, np.float32) if b is None else b for e, b in zip(entries, biases, strict=True)]
+        bias = None if all(one is None for one in biases) else np.concatenate(given)
+        return self._stack(entries), bias
+
     def linear_pair(self, first: str, second: str):
         """Two `linear`s of one shape that are used together, interleaved in memory if their formats are equal."""
         entries = [self.tensors[f"{self.prefix}{name}.weight"] for name in (first, second)]
@@ -114,17 +131,27 @@ class Weights:
             return self._pack(entries, f32_scales=True)
         return packed
 
-    def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool) -> None:
-        as_it_is = is_packable(entry.dtype) and not entry.interleaved_heads
+    def _stack(self, entries: list[TensorEntry], f32_scales: bool = False) -> _core.Weight:
+        rows, shape = sum(entry.n_rows for entry in entries), (self.packing.format_of(entries[0]), f32_scales)
+        weight = _core.Weight(entries[0].name, rows, entries[0].shape[1], *shape, self.packing.arena)
+        begin = 0
+        for entry in entries:
+            self._fill(entry, weight, report=not f32_scales, at=begin)
+            begin += entry.n_rows
+        return weight if f32_scales or weight.fits_f16_headers else self._stack(entries, f32_scales=True)
+
+    def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool, at: int = 0) -> None:
+        """Packs the tensor's rows from the weight's row `at` on."""
+        as_it_is = is_packable(entry.dtype) and entry.lies_in_order
         piece_bytes = _FILE_PIECE_BYTES if as_it_is else _PIECE_BYTES
         step = max(16, piece_bytes // unpacked_row_bytes(entry) // 16 * 16)
-        for begin in range(0, weight.rows, step):
-            end = min(begin + step, weight.rows)
+        for begin in range(0, entry.n_rows, step):
+            end = min(begin + step, entry.n_rows)
             if as_it_is:
                 place = os.fsencode(entry.path), entry.offset + begin * entry.row_bytes
-                weight.pack_file(begin, end - begin, *place, entry.dtype, self.packing.pool)
+                weight.pack_file(at + begin, end - begin, *place, entry.dtype, self.packing.pool)
             else:
                 rows = packable(entry.read_rows(begin, end), entry.dtype, weight.format)
-                weight.pack_rows(begin, *rows, self.packing.pool)
+                weight.pack_rows(at + begin, *rows, self.packing.pool)
             if report:
                 self.packing.report((end - begin) * entry.row_bytes)

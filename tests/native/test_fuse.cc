@@ -36,7 +36,9 @@ void check_plan(const Program& program) {
   for (size_t i = 0; i < all.size(); ++i) {
     size_t until = i;
     while (until < all.size() && plan.replicated[until]) ++until;
-    for (const int v : all[i].inputs) last_read[static_cast<size_t>(v)] = until;
+    for (const std::vector<int>* list : {&all[i].inputs, &all[i].outputs}) {
+      for (const int v : *list) last_read[static_cast<size_t>(v)] = until;
+    }
   }
   std::vector<int> live;
   size_t most_live = 0;

@@ -142,6 +142,28 @@ TEST(gelu_by_tanh_is_right_in_both_tails) {
   }
 }
 
+TEST(ssru_is_right_at_every_size) {
+  const std::vector<float> x = floats_of_every_size(), forget(x.rbegin(), x.rend());
+  std::vector<float> before = forget;
+  for (float& c : before) c *= 0.37f;
+  for (const bool first : {false, true}) {
+    const float* const state = first ? nullptr : before.data();
+    const std::vector<float> both = on_every_isa("ssru", [&](const Kernels& kernels) {
+      std::vector<float> out(2 * x.size());  // the state, then y
+      const auto n = static_cast<int64_t>(x.size());
+      kernels.ssru({forget.data(), x.data(), state, out.data(), out.data() + n, 0, n});
+      return out;
+    });
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (std::fabs(forget[i]) > 80.0f) continue;  // where e^-x ends
+      const double s = 1.0 / (1.0 + std::exp(-static_cast<double>(forget[i])));
+      const double c = first ? 0.0 : before[i], exact = s * c + (1.0 - s) * x[i];
+      CHECK(std::fabs(both[i] - exact) <= 0x1p-21 * (std::fabs(c) + std::fabs(x[i])));
+      CHECK_EQ(both[x.size() + i], std::max(both[i], 0.0f));
+    }
+  }
+}
+
 std::vector<float> activation_on_every_isa(const std::vector<float>& x, Function function) {
   return on_every_isa("activation", [&](const Kernels& kernels) {
     std::vector<float> out(x.size());
@@ -276,7 +298,7 @@ TEST(embedding_reads_back_what_was_packed) {
     const auto table = random_weight(37, cols, format, pool);
     const std::vector<float> y = on_every_isa("embedding", [&](const Kernels& kernels) {
       std::vector<float> out(ids.size() * static_cast<size_t>(cols));
-      kernels.embedding({table->matrix(), ids.data(), out.data(), 0, static_cast<int64_t>(ids.size())});
+      kernels.embedding({table->matrix(), ids.data(), out.data(), 1.0f, 0, static_cast<int64_t>(ids.size())});
       return out;
     });
     for (size_t i = 0; i < ids.size(); ++i) {

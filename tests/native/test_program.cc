@@ -304,6 +304,45 @@ TEST(attention_to_a_layer_that_is_not_written_before_is_refused) {
   check_refused(late, "program instruction 8 (attention)", "a kv_write behind its attention");
 }
 
+TEST(layers_of_a_source_and_of_states_come_in_order) {
+  Trace t(kContext);
+  int x = t.apply(OpKind::kEmbedding, {}, {zero_weight(t, kVocab, kWidth, "f32")}, kWidth);
+  const auto cross = [&](int64_t layer, int64_t n_heads) {
+    const int64_t head_dim = kWidth / n_heads;
+    x = t.apply(OpKind::kAttention, {x}, {}, kWidth,
+                {.scale = 1.0f,
+                 .layer = layer,
+                 .n_heads = n_heads,
+                 .n_kv_heads = n_heads,
+                 .head_dim = head_dim,
+                 .cross = true});
+  };
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    x = t.apply(OpKind::kSsru, {x, x}, {}, kWidth, {.layer = layer});
+    cross(layer, 1);
+  }
+  const int rows = t.value(kWidth, {}, Space::kOutputs);
+  t.instruction({OpKind::kSelect, {x}, {rows}, {}, {}});
+  const ProgramSpec good = t.take(rows);
+  const Program program(good);
+  CHECK_EQ(program.source_shape().n_layers, 2);
+  CHECK_EQ(program.source_shape().head_dim, kWidth);
+  CHECK_EQ(program.kv_shape().n_state_layers, 2);
+  CHECK_EQ(program.kv_shape().state_dim, kWidth);
+  CHECK_EQ(program.kv_shape().n_layers, 0);
+  for (const size_t i : {1, 2, 3, 4}) {
+    for (const int64_t layer : {-1, 2, 5}) {
+      ProgramSpec spec = good;
+      spec.instructions[i].attributes.layer = layer;
+      check_refused(spec, place(spec, i), "layer " + std::to_string(layer));
+    }
+  }
+  ProgramSpec spec = good;
+  spec.instructions[4].attributes.n_heads = spec.instructions[4].attributes.n_kv_heads = 2;
+  spec.instructions[4].attributes.head_dim = kWidth / 2;
+  check_refused(spec, place(spec, 4), "other heads than the first cross-attention's");
+}
+
 TEST(rope_tables_cover_the_context) {
   for (const bool fused : {false, true}) {
     const OpKind kind = fused ? OpKind::kRopeKvWrite : OpKind::kRope;

@@ -1,4 +1,4 @@
-// add, mul, silu_mul, gelu, activation, pool, rope: one pass over rows of floats.
+// add, mul, silu_mul, gelu, activation, ssru, pool, rope: one pass over rows of floats.
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/math.h"
 
@@ -29,6 +29,19 @@ void activation(const ActivationArgs& p) {
                      : p.function == Function::kTanh ? tanh(x)
                                                      : silu_mul(x, splat(1.0f));
     store_first(p.y + i, y, n);
+  }
+}
+
+// c' = s * c + (1 - s) * x, y = max(c', 0)
+void ssru(const SsruArgs& p) {
+  for (int64_t i = p.begin; i < p.end; i += kLanes) {
+    const int n = static_cast<int>(smaller(kLanes, p.end - i));
+    const Floats one = splat(1.0f), x = load_first(p.x + i, n);
+    const Floats s = div(one, add(one, exp(sub(zeros(), load_first(p.forget + i, n)))));
+    const Floats before = p.before == nullptr ? zeros() : load_first(p.before + i, n);
+    const Floats after = fma(s, before, mul(sub(one, s), x));
+    store_first(p.after + i, after, n);
+    store_first(p.y + i, max(zeros(), after), n);
   }
 }
 

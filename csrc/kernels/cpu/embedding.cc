@@ -1,4 +1,4 @@
-// y[i,:] = table[ids[i],:]    y: [rows, dim]  table: packed [vocab_size, dim]
+// y[i,:] = scale * table[ids[i],:]    y: [rows, dim]  table: packed [vocab_size, dim]
 #include "base/dtype.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/math.h"
@@ -74,6 +74,8 @@ void embedding(const EmbeddingArgs& a) {
       default:
         gather_quantized(a.table, a.ids[i], y);
     }
+    if (a.scale == 1.0f) continue;
+    for (int64_t col = 0; col < a.table.cols; ++col) y[col] *= a.scale;
   }
 }
 

@@ -86,11 +86,12 @@ struct MatmulArgs {
 // Of two slabs: codes as bytes, and two headers in f32 for each group of 32.
 constexpr int64_t matmul_scratch_floats(int64_t cols_padded) { return 2 * (4 + 1) * cols_padded; }
 
-// y[i,:] = table[ids[i],:]
+// y[i,:] = scale * table[ids[i],:]
 struct EmbeddingArgs {
   PackedMatrix table;  // [vocab_size, dim]
   const int32_t* ids;  // [rows]
   float* y;            // [rows, dim]
+  float scale;
   int64_t begin, end;  // rows
 };
 
@@ -154,6 +155,17 @@ struct GeluArgs {
   const float* x;
   float* y;
   bool tanh;
+  int64_t begin, end;  // elements
+};
+
+// The simpler simple recurrent unit of one token (Kim et al. 2019): s = sigmoid(f), c' = s * c + (1 - s) * x,
+// y = max(c', 0)
+struct SsruArgs {
+  const float* forget;  // f
+  const float* x;
+  const float* before;  // c; nullptr: 0, at the beginning of a sequence
+  float* after;         // c'
+  float* y;
   int64_t begin, end;  // elements
 };
 
@@ -254,6 +266,7 @@ struct PeakProbeArgs {
   X(pool, PoolArgs)                         \
   X(silu_mul, SiluMulArgs)                  \
   X(gelu, GeluArgs)                         \
+  X(ssru, SsruArgs)                         \
   X(kv_write, KvWriteArgs)                  \
   X(attention, AttentionArgs)               \
   X(argmax, ArgmaxArgs)                     \

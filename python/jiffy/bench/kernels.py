@@ -112,6 +112,18 @@ def _activation(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
     return _row_case("activation", function=getattr(_core.Function, fmt))(fmt, n_bytes)
 
 
+def _ssru(_: str, n_bytes: int) -> Callable[[int], Prepared]:
+    """One token of each of `rows` sequences, with one before it."""
+
+    def prepared(rows: int) -> Prepared:
+        inputs, y = [_normal(rows, WIDTH) for _ in range(2)], np.empty((rows, WIDTH), np.float32)
+        kv = _core.RaggedKv("f32", 1, 2, [2] * rows, WIDTH)
+        call = op_call("ssru", inputs, [y], kv=kv, counts=[1] * rows)
+        return Prepared([call], lambda: [y], 5 * y.nbytes)
+
+    return prepared
+
+
 def _pool(fmt: str, n_bytes: int) -> Callable[[int], Prepared]:
     """One sequence."""
 
@@ -265,6 +277,7 @@ CASES = {
     "mul": Case(("f32",), _row_case("mul", n_inputs=2)),
     "activation": Case(("relu", "tanh", "silu"), _activation, ("tanh",)),
     "pool": Case(("mean", "max", "first", "last"), _pool, ("mean",)),
+    "ssru": Case(("f32",), _ssru),
     "silu_mul": Case(("f32",), _row_case("silu_mul", n_inputs=2)),
     "gelu": Case(("f32", "tanh"), _gelu),
     "kv_write": Case(tuple(KV_DTYPES), _kv_write, ("f32", "int8")),

@@ -23,12 +23,15 @@ from .info import info
 from .models import models
 from .pack import pack
 from .rerank import rerank
+from .summarize import summarize
 from .tag import tag
+from .translate import translate
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
-for command in (generate, chat, embed, classify, tag, answer, rerank, info, models, check, pack, cache):
+tasks = embed, classify, tag, answer, rerank, translate, summarize
+for command in (generate, chat, *tasks, info, models, check, pack, cache):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")

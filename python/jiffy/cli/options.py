@@ -46,7 +46,7 @@ def load_language_model(name: str | None, **options) -> Model:
 
     loaded = load(name, **options)
     if not isinstance(loaded, Model):
-        raise Unsupported(str(loaded.path), expected="a language model", found=f"an {type(loaded).__name__}")
+        raise Unsupported(str(loaded.path), expected="a language model", found=type(loaded).__name__)
     return loaded
 
 

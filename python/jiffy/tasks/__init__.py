@@ -15,9 +15,12 @@ from .answers import Answer, question_answering
 from .classification import Classification, Classifier, fit, text_classification, zero_shot
 from .embeddings import embed, similarity
 from .ranking import Ranked, rerank
+from .summarization import summarization
 from .tokens import Entity, token_classification
+from .translation import machine_translation
 
 __all__ = [
-    "Answer", "Classification", "Classifier", "Entity", "Ranked", "embed", "fit", "question_answering", "rerank",
-    "similarity", "text_classification", "token_classification", "zero_shot",
+    "Answer", "Classification", "Classifier", "Entity", "Ranked", "embed", "fit", "machine_translation",
+    "question_answering", "rerank", "similarity", "summarization", "text_classification", "token_classification",
+    "zero_shot",
 ]  # fmt: skip

@@ -1,0 +1,105 @@
+#include "runtime/choosing.h"
+
+#include <algorithm>
+#include <exception>
+#include <optional>
+#include <utility>
+
+namespace jiffy {
+namespace {
+
+using Rows = std::vector<const Sequence*>;
+
+// The candidates of a beam, as this step or one before it has found them; nullptr if they are still to come.
+const std::vector<Candidate>* candidates_of(const Sequence& beam, const Rows& rows,
+                                            const std::vector<Outcome>& outcomes) {
+  if (beam.waits_for_others()) return &beam.candidates;
+  const auto row = std::find(rows.begin(), rows.end(), &beam);
+  return row == rows.end() ? nullptr : &outcomes[static_cast<size_t>(row - rows.begin())].candidates;
+}
+
+TokenEvent end_of_search(int64_t request, const BeamStep& step, const BeamParams& params) {
+  if (step.hypotheses.empty()) return failure(request, none_allowed());
+  TokenEvent event;
+  event.request = request;
+  event.reason = step.hypotheses[0].stopped ? FinishReason::kStop : FinishReason::kLength;
+  const size_t n = std::min(step.hypotheses.size(), static_cast<size_t>(params.n));
+  event.hypotheses.assign(step.hypotheses.begin(), step.hypotheses.begin() + static_cast<std::ptrdiff_t>(n));
+  return event;
+}
+
+// None if the search has to wait for candidates.
+std::optional<Turn> turn(BeamSearch& search, const Rows& rows, const std::vector<Outcome>& outcomes) {
+  const Sequence& first = *search.beams()[0];
+  std::vector<const std::vector<Candidate>*> candidates;
+  bool failed = false;
+  for (size_t i = 0; i < search.n_live; ++i) {
+    candidates.push_back(candidates_of(*search.beams()[i], rows, outcomes));
+    failed = failed || (candidates.back() != nullptr && candidates.back()->empty());
+  }
+  if (failed) return Turn{&search, {}, failure(first.id, not_finite())};
+  if (std::find(candidates.begin(), candidates.end(), nullptr) != candidates.end()) return {};
+  Turn found{&search, search.next(candidates), {}};
+  if (found.step.done) found.end = end_of_search(first.id, found.step, first.params.beams);
+  return found;
+}
+
+}  // namespace
+
+Choosing::Choosing(ThreadPool& pool, const Kernels& kernels)
+    : pool_(pool), choosers_(static_cast<size_t>(pool.size()), Chooser(kernels)) {}
+
+std::vector<Outcome> Choosing::choose(const Rows& rows, float* logits, int64_t vocab_size, int64_t context) {
+  std::vector<Outcome> outcomes(rows.size());
+  std::vector<std::exception_ptr> thrown(choosers_.size());
+  pool_.run([&](Lane& lane) {
+    Chooser& chooser = choosers_[static_cast<size_t>(lane.id())];
+    const auto choose_row = [&](size_t r) {
+      float* row = logits + static_cast<int64_t>(r) * vocab_size;
+      const Sequence& s = *rows[r];
+      if (s.search != nullptr) {
+        outcomes[r].candidates = chooser.candidates(s, row, vocab_size, context);
+        return;
+      }
+      outcomes[r].events.push_back(chooser.choose(s, row, vocab_size, context));
+      for (const auto& [id, child] : s.children) {
+        outcomes[r].events.push_back(chooser.choose(*child, row, vocab_size, context));
+      }
+    };
+    try {
+      for (size_t r; (r = static_cast<size_t>(lane.next_chunk())) < rows.size();) choose_row(r);
+    } catch (...) {
+      thrown[static_cast<size_t>(lane.id())] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& e : thrown) {
+    if (e) std::rethrow_exception(e);
+  }
+  return outcomes;
+}
+
+std::vector<Outcome> likeliest(const Rows& rows, const std::vector<int32_t>& tokens, int64_t context) {
+  std::vector<Outcome> outcomes(rows.size());
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto token = tokens[r] < 0 ? std::nullopt : std::optional(tokens[r]);
+    outcomes[r].events.push_back(token_event(*rows[r], token, context));
+    for (const auto& [id, child] : rows[r]->children) {
+      outcomes[r].events.push_back(token_event(*child, token, context));
+    }
+  }
+  return outcomes;
+}
+
+std::vector<Turn> turns(const Rows& rows, const std::vector<Outcome>& outcomes) {
+  std::vector<Turn> found;
+  std::vector<const BeamSearch*> seen;
+  for (const Sequence* row : rows) {
+    BeamSearch* const search = row->search.get();
+    if (search == nullptr || std::find(seen.begin(), seen.end(), search) != seen.end()) continue;
+    seen.push_back(search);
+    if (std::optional<Turn> one = turn(*search, rows, outcomes)) found.push_back(std::move(*one));
+  }
+  return found;
+}
+
+}  // namespace jiffy
