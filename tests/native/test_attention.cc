@@ -31,6 +31,7 @@ struct Cache {
   KvType type;
   int64_t head_dim, length;
   std::vector<float> k, v, stored_k, stored_v;
+  std::vector<float> v_scale;  // [length]: of a position's values on their int8 grid
   std::vector<int32_t> table;
   Buffer memory;
   KvHeadView view;
@@ -43,9 +44,14 @@ struct Cache {
         v(normal(static_cast<size_t>(length * head_dim), 52)),
         stored_k(stored(k)),
         stored_v(stored(v)),
+        v_scale(static_cast<size_t>(length)),
         table(static_cast<size_t>((length + kBlockSize - 1) / kBlockSize)) {
     const int64_t blocks = static_cast<int64_t>(table.size()), stride = kv_head_bytes(type, head_dim) + 128;
     for (int64_t i = 0; i < blocks; ++i) table[static_cast<size_t>(i)] = static_cast<int32_t>(blocks - 1 - i);
+    for (int64_t i = 0; i < length * head_dim; ++i) {
+      float& scale = v_scale[static_cast<size_t>(i / head_dim)];
+      scale = std::max(scale, std::fabs(v[static_cast<size_t>(i)]) / 127.0f);
+    }
     memory = Buffer::allocate(static_cast<size_t>(stride * blocks), "cache");
     view = {type, memory.as<uint8_t>(), stride, table.data(), head_dim};
     write(select_kernels("scalar"));
@@ -199,9 +205,7 @@ double error_bound(const Cache& cache, const std::vector<double>& p, int64_t d) 
   for (int64_t tile = 0; tile < cache.length; tile += kAttentionTile) {
     double largest = 0.0, codes = 0.0;
     for (int64_t t = tile; t < std::min(cache.length, tile + kAttentionTile); ++t) {
-      const float* v = cache.v.data() + t * n;
-      float scale = 0.0f;
-      for (int64_t i = 0; i < n; ++i) scale = std::max(scale, std::fabs(v[i]) / 127.0f);
+      const float scale = cache.v_scale[static_cast<size_t>(t)];
       const double value = std::fabs(cache.stored_v[static_cast<size_t>(t * n + d)]);
       magnitude += p[static_cast<size_t>(t)] * value;
       largest = std::max(largest, p[static_cast<size_t>(t)] * scale);
