@@ -142,12 +142,13 @@ def _axes(rows: np.ndarray, dims: int) -> np.ndarray:
 
 
 def _zipf(names: list[str], used: np.ndarray) -> np.ndarray:
-    """Shares of tokens, by their ranks. Vocabularies begin with their alphabet, in no order: single characters have the
-    rank of the longer token behind them."""
+    """Shares of tokens, by their ranks. Vocabularies begin with their alphabet, in no order: a single character has the
+    share that counts half."""
     longer = used & np.array([len(name) > 1 for name in names])
-    ranks = np.cumsum(longer) - longer
-    shares = 1.0 / (ranks + 2)
-    return shares / shares[longer | ~longer.any()].sum()
+    shares = 1.0 / (np.arange(longer.sum()) + 2)
+    found = np.full(len(names), _USUAL_SHARE)
+    found[longer] = shares / shares.sum()
+    return found
 
 
 def _weights(shares: np.ndarray) -> np.ndarray:

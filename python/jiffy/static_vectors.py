@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -29,7 +29,7 @@ POOLINGS = ("mean", "first", "last", "max")
 MAX_TOKENS = 1 << 20  # of a text: their rows are in memory together
 BATCH_TOKENS = 8192  # of a step: there is little to do for each (512: 60 % slower)
 _PARTS = re.compile(r"\w+|[^\w\s]")
-_KEPT_WORDS = 1 << 16
+_KEPT_WORDS, _KEPT_CHARACTERS = 1 << 16, 64
 
 
 class StaticVectors:
@@ -139,7 +139,7 @@ class _WordIds:
 
     def __init__(self, words: list[str]) -> None:
         self._rows = {word: i for i, word in enumerate(words)}
-        self._of_word = lru_cache(maxsize=_KEPT_WORDS)(self._look_up)
+        self._of_word = _kept(self._look_up)
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
         return [list(chain.from_iterable(map(self._of_word, text.split()))) for text in texts]
@@ -169,16 +169,37 @@ class _TokenIds:
             self._library.encode_special_tokens = True
             largest = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
             self._unknown = _unknown_id(self._library)
+            spaced = _cuts_at_spaces(self._library)
+        self._of_word = _kept(lambda word: tuple(self._encoded([word])[0])) if spaced else None
         if largest >= n_rows:
             raise FormatError(self._where, expected=f"ids below the {n_rows} rows", found=str(largest))
 
     def __call__(self, texts: list[str]) -> list[list[int]]:
+        if self._of_word is None:
+            return self._encoded(texts)
+        return [list(chain.from_iterable(map(self._of_word, text.split(" ")))) for text in texts]
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
         with library_errors(self._where, "a tokenizer that can encode"):
             encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         found = [encoding.ids for encoding in encodings]
         if self._unknown is None:
             return found
         return [[i for i in ids if i != self._unknown] if self._unknown in ids else ids for ids in found]
+
+
+def _kept(look_up: Callable[[str], tuple[int, ...]]) -> Callable[[str], tuple[int, ...]]:
+    """The same, which remembers words that aren't long."""
+    remembered = lru_cache(maxsize=_KEPT_WORDS)(look_up)
+    return lambda word: remembered(word) if len(word) <= _KEPT_CHARACTERS else look_up(word)
+
+
+def _cuts_at_spaces(library: Library) -> bool:
+    """Whether a text's tokens are those of its words, one after the other: it is cut as BERT does, and the vocabulary
+    has nothing that is found before that."""
+    parts = type(library.normalizer).__name__, type(library.pre_tokenizer).__name__
+    added = library.get_added_tokens_decoder().values()
+    return parts == ("BertNormalizer", "BertPreTokenizer") and all(token.special for token in added)
 
 
 def _unknown_id(library: Library) -> int | None:
