@@ -319,7 +319,7 @@ def test_learning_from_texts_finds_the_least_squares(encoder, tmp_path):
     first = (alone - alone.mean(axis=0)) @ axes * (1e-4 / (1e-4 + shares))[:, None]
     means, targets = counts / counts.sum(axis=1, keepdims=True), targets @ axes
     first *= (means @ first * targets).sum() / ((means @ first) ** 2).sum()
-    left = means.T @ means + 0.03 * np.eye(4)
+    left = means.T @ means + 0.01 * np.eye(4)
     expected = first + np.linalg.solve(left, means.T @ (targets - means @ first))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 

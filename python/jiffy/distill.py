@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _USUAL_SHARE = 1e-4  # Arora's a: tokens with more than this share of all text count less than half
 _MARK = re.compile(r"\[\w+\]|<[^\s>]+>")  # a special token, or one that BERT leaves unused
-_STEP_PRICE = 0.03
+_STEP_PRICE = 0.01
 _ROUNDS = 30
 _COLUMNS = 10  # solved at a time: each needs a number for every token of all texts
 
