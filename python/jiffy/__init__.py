@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from .sampling import SamplingParams
     from .score import Score
     from .seq2seq import Seq2Seq
+    from .static_vectors import StaticVectors
 
 __version__ = "0.1.0"
 __all__ = [
     "Completion", "ContextOverflow", "Encoder", "Error", "ForkError", "FormatError", "Model", "OutOfMemory",
-    "ParameterError", "SamplingParams", "Score", "Seq2Seq", "Stream", "TokenLogprob", "Unsupported", "formats", "isas",
-    "load", "load_encoder", "ops", "pack", "tasks",
+    "ParameterError", "SamplingParams", "Score", "Seq2Seq", "StaticVectors", "Stream", "TokenLogprob", "Unsupported",
+    "formats", "isas", "load", "load_encoder", "ops", "pack", "tasks",
 ]  # fmt: skip
 
 _LAZY = {
@@ -35,6 +36,7 @@ _LAZY = {
     "SamplingParams": "sampling",
     "Score": "score",
     "Seq2Seq": "seq2seq",
+    "StaticVectors": "static_vectors",
     "Stream": "requests",
     "TokenLogprob": "completion",
     "load": "llm",

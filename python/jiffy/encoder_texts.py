@@ -115,6 +115,10 @@ class TextReader:
             parts = [second, *second.overflowing]
             return [Tokens(self._library.post_process(first, part)) for part in parts]
 
+    def tokenizer_json(self) -> str:
+        """The tokenizer as the tokenizers library writes it, which cuts nothing off and pads nothing."""
+        return self._library.to_str()
+
     def id_to_token(self, token_id: int) -> str:
         return self._library.id_to_token(token_id) or ""
 

@@ -21,6 +21,7 @@ from .requests import Requests, Stream
 from .running import Running
 from .sampling import SamplingParams
 from .seq2seq import Seq2Seq, is_translator
+from .static_files import is_static
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .chat import Message
     from .encoder import Encoder
     from .score import Score
+    from .static_vectors import StaticVectors
 
 
 def load(
@@ -49,7 +51,9 @@ def load(
     cache: bool = True,
 ) -> Model:
     """Loads a language model; of the folder of an encoder (bert and its kin) what `load_encoder` gives, and a
-    `jiffy.Seq2Seq` of an encoder-decoder (marian, t5, bart, mbart, m2m_100, or Marian's own .bin files).
+    `jiffy.Seq2Seq` of an encoder-decoder (marian, t5, bart, mbart, m2m_100, or Marian's own .bin files), and
+    `jiffy.StaticVectors` of GloVe's or word2vec's text (.txt, .vec), of a .npy file with its words in a .txt file
+    beside it, of model2vec's folder, and of what `jiffy distill` writes.
 
     name_or_path: a .gguf file, a Hugging Face folder with safetensors, a file that `jiffy.pack` wrote, a known name
     (`jiffy models` lists them), or a model on the Hugging Face hub: "org/name", "org/name@revision",
@@ -82,6 +86,8 @@ def load(
             return cast("Model", _encoder(path, loading))  # so that callers of what most models are keep its type
         if is_translator(path):
             return cast("Model", Seq2Seq(path, loading))
+        if is_static(path):
+            return cast("Model", _static(path, loading))
         return Model(prepare(path, loading))
 
 
@@ -118,6 +124,12 @@ def _encoder(path: Path, loading: Loading) -> Encoder:
     from .encoder import Encoder
 
     return Encoder(path, loading)
+
+
+def _static(path: Path, loading: Loading) -> StaticVectors:
+    from .static_vectors import StaticVectors
+
+    return StaticVectors(path, loading.n_threads, loading.isa)
 
 
 def pack(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from .encoder_texts import Text
 from .errors import Error
+
+T = TypeVar("T")
 
 CHUNK_TEXTS = 512  # that are tokens at a time
 CHUNK_CHARACTERS = 1 << 18  # of texts at a time, or a single one that is longer
@@ -56,6 +59,19 @@ class Results(Iterator):
             if len(some) == CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
                 break
         return some
+
+
+def watched(results: Iterator[T], total: int, what: str = "texts") -> Iterator[T]:
+    """The results, and on a terminal a bar that tells how far they are."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(results, what, total=total, console=Console(stderr=True), transient=True)
 
 
 def _length(text: object) -> int:

@@ -17,6 +17,7 @@ from .cache import cache
 from .chat import chat
 from .check import check
 from .classify import classify
+from .distill import distill
 from .embed import embed
 from .generate import generate
 from .info import info
@@ -31,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Language models in a jiffy, on the CPU that you have."
 )
 tasks = embed, classify, tag, answer, rerank, translate, summarize
-for command in (generate, chat, *tasks, info, models, check, pack, cache):
+for command in (generate, chat, *tasks, info, models, check, pack, distill, cache):
     app.command()(command)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")

@@ -16,11 +16,12 @@ from ..errors import Error, FormatError, ParameterError, shown
 from ..safetensors import read_metadata, read_safetensors, write_safetensors
 from .embeddings import embed
 from .logistic import train
-from .models import delivered, encoder_of
+from .models import delivered, embedder_of, encoder_of
 
 if TYPE_CHECKING:
     from ..encoder import Encoder
     from ..encoder_texts import Text
+    from ..static_vectors import StaticVectors
 
 # A cosine of 0.05 more makes a label e times as likely: about what embeddings are trained with (a scale of 20).
 _SCALE = 20.0
@@ -54,7 +55,7 @@ class Classifier:
     labels: tuple[str, ...]
     weight: np.ndarray
     bias: np.ndarray
-    model: Encoder | str | os.PathLike[str] | None = None
+    model: Encoder | StaticVectors | str | os.PathLike[str] | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a safetensors file: the head alone, not its encoder."""
@@ -62,7 +63,9 @@ class Classifier:
         write_safetensors(Path(path), tensors, {"format": "jiffy classifier", "labels": json.dumps(self.labels)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Encoder | str | os.PathLike[str] | None = None) -> Classifier:
+    def load(
+        cls, path: str | os.PathLike[str], model: Encoder | StaticVectors | str | os.PathLike[str] | None = None
+    ) -> Classifier:
         """A head that `save` wrote, for the encoder that it was trained with. Raises FormatError."""
         path = Path(path)
         entries = read_safetensors(path)
@@ -102,7 +105,7 @@ def _saved_labels(path: Path) -> tuple[str, ...]:
 def fit(
     texts: Sequence[Text],
     labels: Sequence[str],
-    model: Encoder | str | os.PathLike[str] | None = None,
+    model: Encoder | StaticVectors | str | os.PathLike[str] | None = None,
     *,
     strength: float = 1e-4,
     overflow: str = "error",
@@ -147,7 +150,7 @@ def text_classification(
     if labels is not None:
         model = zero_shot(labels, model, template)
     if isinstance(model, Classifier):
-        head, encoder = model, encoder_of(model.model)
+        head, encoder = model, embedder_of(model.model)
 
         def ask_embeddings(some: Iterable[Text]):
             return encoder.embeddings(some, normalize=True, **asked)
@@ -162,7 +165,9 @@ def text_classification(
 
 
 def zero_shot(
-    labels: Sequence[str], model: Encoder | str | os.PathLike[str] | None = None, template: str = _TEMPLATE
+    labels: Sequence[str],
+    model: Encoder | StaticVectors | str | os.PathLike[str] | None = None,
+    template: str = _TEMPLATE,
 ) -> Classifier:
     """The Classifier that goes by the meaning of names alone."""
     if isinstance(labels, str) or len(set(labels)) != len(labels):

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import Error
-from .models import delivered, encoder_of, is_one
+from .models import delivered, embedder_of, is_one
 
 if TYPE_CHECKING:
     from ..encoder import Encoder
     from ..encoder_texts import Text
+    from ..static_vectors import StaticVectors
 
 
 def embed(
     texts: Text | Iterable[Text],
-    model: Encoder | str | os.PathLike[str] | None = None,
+    model: Encoder | StaticVectors | str | os.PathLike[str] | None = None,
     *,
     pooling: str | None = None,
     normalize: bool | None = None,
@@ -30,7 +31,7 @@ def embed(
 
     pooling, normalize: as for `Encoder.encode`. The rest is what `jiffy.tasks` says of all tasks.
     """
-    encoder = encoder_of(model)
+    encoder = embedder_of(model)
 
     def ask(some: Iterable[Text]):
         return encoder.embeddings(some, pooling=pooling, normalize=normalize, overflow=overflow, errors=errors)
@@ -44,7 +45,7 @@ def embed(
 def similarity(
     a: Text | list[Text],
     b: Text | list[Text],
-    model: Encoder | str | os.PathLike[str] | None = None,
+    model: Encoder | StaticVectors | str | os.PathLike[str] | None = None,
     *,
     overflow: str = "error",
 ) -> float | np.ndarray:
@@ -55,6 +56,8 @@ def similarity(
     return float(cosines[0, 0]) if is_one(a) and is_one(b) else cosines
 
 
-def _many(texts: Text | list[Text], model: Encoder | str | os.PathLike[str] | None, overflow: str) -> np.ndarray:
+def _many(
+    texts: Text | list[Text], model: Encoder | StaticVectors | str | os.PathLike[str] | None, overflow: str
+) -> np.ndarray:
     given = [texts] if is_one(texts) else list(texts)
     return embed(given, model, normalize=True, overflow=overflow)

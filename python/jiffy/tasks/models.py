@@ -8,9 +8,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from ..encoder import Encoder
-from ..errors import ParameterError
-from ..hub import DEFAULT_ENCODER
+from ..errors import ParameterError, Unsupported
+from ..hub import DEFAULT_ENCODER, resolve_model
 from ..llm import load_encoder
+from ..results import watched
+from ..static_files import is_static
+from ..static_vectors import StaticVectors
 
 if TYPE_CHECKING:
     from ..encoder_texts import Text
@@ -29,21 +32,30 @@ def encoder_of(model: Encoder | str | os.PathLike[str] | None, task: str = "") -
     object or none where a head is wanted, Unsupported for another head, and as `jiffy.load_encoder` does."""
     if model is None and task:
         raise ParameterError("model", expected=f'a model with a head for "{task}": there is no default', found="None")
-    if not isinstance(model, Encoder):
-        name = DEFAULT_ENCODER if model is None else model
-        if not isinstance(name, (str, os.PathLike)):
-            expected = "an Encoder, a name, a path, or None"
-            raise ParameterError("model", expected=expected, found=type(model).__name__)
-        model = _named(os.fspath(name), os.getpid())
+    encoder = embedder_of(model)
+    if not isinstance(encoder, Encoder):
+        raise Unsupported(str(encoder.path), expected="an encoder", found="static vectors")
     if task:
-        model.needs_head(task)
-    return model
+        encoder.needs_head(task)
+    return encoder
+
+
+def embedder_of(model: Encoder | StaticVectors | str | os.PathLike[str] | None) -> Encoder | StaticVectors:
+    """The same, where embeddings are all that is asked for: static vectors will do."""
+    if isinstance(model, (Encoder, StaticVectors)):
+        return model
+    name = DEFAULT_ENCODER if model is None else model
+    if not isinstance(name, (str, os.PathLike)):
+        expected = "an Encoder, StaticVectors, a name, a path, or None"
+        raise ParameterError("model", expected=expected, found=type(model).__name__)
+    return _named(os.fspath(name), os.getpid())
 
 
 @lru_cache(maxsize=_KEPT)
-def _named(name: str, process: int) -> Encoder:
+def _named(name: str, process: int) -> Encoder | StaticVectors:
     """process: a forked child needs threads of its own."""
-    return load_encoder(name, weights="i8g32")
+    path = resolve_model(name)
+    return StaticVectors(path) if is_static(path) else load_encoder(path, weights="i8g32")
 
 
 def is_one(texts: object) -> bool:
@@ -62,16 +74,4 @@ def delivered(
     results = ask(texts).then(made)
     if not progress or len(texts) < _LONG:
         return list(results)
-    return list(_watched(results, len(texts)))
-
-
-def _watched(results: Iterator[T], total: int) -> Iterator[T]:
-    import sys
-
-    if not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(results, "texts", total=total, console=Console(stderr=True), transient=True)
+    return list(watched(results, len(texts)))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ..arguments import integer
 from ..errors import ParameterError, Unsupported, shown
+from ..static_vectors import StaticVectors
 from .classification import sigmoid
 from .embeddings import similarity
-from .models import encoder_of
+from .models import embedder_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ class Ranked:
 def rerank(
     query: str,
     documents: Sequence[str],
-    model: Encoder | str | os.PathLike[str] | None = None,
+    model: Encoder | StaticVectors | str | os.PathLike[str] | None = None,
     *,
     top: int | None = None,
     overflow: str = "error",
@@ -48,14 +49,16 @@ def rerank(
         integer("top", top, 1, 1 << 40)
     if not documents:
         return []
-    encoder = encoder_of(model)
+    encoder = embedder_of(model)
     scores = _scores(encoder, query, documents, overflow)
     order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))
     return [Ranked(i, documents[i], float(scores[i])) for i in order[:top]]
 
 
-def _scores(encoder: Encoder, query: str, documents: list[str], overflow: str) -> Sequence[float] | np.ndarray:
-    if encoder.config.head.task != "sequence":
+def _scores(
+    encoder: Encoder | StaticVectors, query: str, documents: list[str], overflow: str
+) -> Sequence[float] | np.ndarray:
+    if isinstance(encoder, StaticVectors) or encoder.config.head.task != "sequence":
         return similarity(query, documents, encoder, overflow=overflow)[0]
     if len(encoder.labels) != 1:
         expected = "a cross-encoder with one label, or an embedder"
