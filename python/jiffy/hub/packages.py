@@ -24,8 +24,12 @@ from .cache import FULL, cache_error, cache_errors, cache_folder, is_offline
 
 _CHUNK_BYTES = 1 << 20
 _FULL_TEXTS = tuple(map(os.strerror, sorted(FULL)))
-# What the archive modules raise for damaged input; RuntimeError for a member that is encrypted.
-_ARCHIVE_ERRORS = (TypeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+# What the archive modules raise for damaged input; RuntimeError for a member that is encrypted, TypeError for a gzip
+# header that ends early.
+_ARCHIVE_ERRORS = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error),
+    *(EOFError, OSError, RuntimeError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
