@@ -148,6 +148,13 @@ def test_a_member_that_ends_behind_its_archive(tmp_path):
         packages._unpack(path, [SPEC], tmp_path)
 
 
+def test_a_gzip_header_that_ends_early(tmp_path):
+    path = tmp_path / "thing-1.0.tar.gz"
+    path.write_bytes(b"\x1f\x8b\x08\x04" + bytes(6))  # an extra field is announced, and is not there
+    with pytest.raises(FormatError, match="intact package; try again"):
+        packages._unpack(path, [SPEC], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("pip", "said"),
     [

@@ -391,6 +391,13 @@ def test_hostile_folder(tmp_path, files, message):
         Tokenizer.from_source(folder(tmp_path, **files))
 
 
+def test_a_prefix_that_cuts_a_character(tmp_path):
+    """The library would abort the process."""
+    model = {"type": "BPE", "vocab": {"a": 0, "é": 1}, "merges": [["a", "é"]], "continuing_subword_prefix": "a"}
+    with pytest.raises(Unsupported, match='continuing_subword_prefix: expected none beside merges, found "a"'):
+        Tokenizer.from_source(folder(tmp_path, tokenizer__json=json.dumps({"model": model})))
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(FormatError, match="a readable file"):
         Tokenizer.from_source(tmp_path / "none")
