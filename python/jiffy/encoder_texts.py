@@ -11,7 +11,7 @@ from .fields import Fields
 from .named_files import FilesOfFolder
 from .tokenizer import check_text
 from .tokenizer_hf import MAX_TOKENIZER_BYTES
-from .vocabulary import library_errors
+from .vocabulary import library_errors, read_library
 
 if TYPE_CHECKING:  # the library takes a while to import
     from tokenizers import Encoding
@@ -59,15 +59,10 @@ class TextReader:
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         """Raises FormatError for a folder without a good tokenizer.json."""
-        from tokenizers import Tokenizer as Library
-
         files = FilesOfFolder(folder)
         raw = files.read(_WHERE, MAX_TOKENIZER_BYTES)
         with library_errors(_WHERE, "a tokenizer of the tokenizers library"):
-            self._library, self._special = Library.from_buffer(raw), Library.from_buffer(raw)
-            for library in (self._library, self._special):
-                library.no_truncation()
-                library.no_padding()
+            self._library, self._special = read_library(raw, _WHERE), read_library(raw, _WHERE)
             self._library.encode_special_tokens = True
             largest = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
         if largest >= vocab_size:

@@ -20,7 +20,7 @@ from .models.heads import embedding
 from .results import Results
 from .static_files import read_static
 from .tokenizer import check_text
-from .vocabulary import library_errors
+from .vocabulary import library_errors, read_library
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
@@ -159,13 +159,9 @@ class _TokenIds:
     """Texts to numbers of rows, by tokens."""
 
     def __init__(self, tokenizer: bytes, n_rows: int, where: str) -> None:
-        from tokenizers import Tokenizer as Library
-
         self._where = f"{where} tokenizer"
         with library_errors(self._where, "a tokenizer of the tokenizers library"):
-            self._library = Library.from_buffer(tokenizer)
-            self._library.no_truncation()
-            self._library.no_padding()
+            self._library = read_library(tokenizer, self._where)
             self._library.encode_special_tokens = True
             largest = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
             self._unknown = _unknown_id(self._library)

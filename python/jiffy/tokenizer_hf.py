@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
-from .errors import FormatError, Unsupported, shown
+from .errors import FormatError
 from .fields import Fields
-from .files import parse_json
 from .named_files import NamedFiles
 from .spelling import from_decoder
-from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors
+from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors, read_library
 
 # All that a tokenizer is made of; only the first must be there.
 TOKENIZER_FILES = (
@@ -25,18 +23,13 @@ TOKENIZER_FILES = (
 )
 MAX_TOKENIZER_BYTES = 1 << 27  # the largest known (262k tokens) has 33 MB
 _MAX_TEMPLATE_BYTES = 1 << 20
-_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
 
 def vocabulary_from_files(files: NamedFiles) -> Vocabulary:
     """Raises FormatError that names the file and the key, Unsupported for rare decoders."""
     where = "tokenizer.json"
     with library_errors(where, "a tokenizer of the tokenizers library"):
-        raw = files.read(where, MAX_TOKENIZER_BYTES)
-        _check_prefix(raw, where)
-        library = Library.from_buffer(raw)
-        library.no_truncation()
-        library.no_padding()
+        library = read_library(files.read(where, MAX_TOKENIZER_BYTES), where)
         vocab_size = _vocab_size(library)
         decoder = json.loads(library.decoder.__getstate__()) if library.decoder is not None else None
         begin = library.encode("").ids[:1]  # a post-processor can add tokens; of those only bos counts
@@ -58,16 +51,6 @@ def vocabulary_from_files(files: NamedFiles) -> Vocabulary:
         chat_template=_chat_template(files, config),
         unknown_id=_unknown_id(config, library),
     )
-
-
-def _check_prefix(raw: bytes, where: str) -> None:
-    """The library cuts such a prefix off the parts of BPE's merges without a look, and aborts within a character."""
-    if _PREFIX.search(raw) is None:
-        return
-    model = Fields(parse_json(raw, where), where).inner("model")
-    if model.get("type") != "WordPiece" and model.get("continuing_subword_prefix"):
-        prefix = shown(model.get("continuing_subword_prefix"))
-        raise Unsupported(model.place("continuing_subword_prefix"), expected="none beside merges", found=prefix)
 
 
 def _same(token: AddedToken) -> AddedToken:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from .errors import Error, FormatError
+from .errors import Error, FormatError, Unsupported, shown
+from .fields import Fields
+from .files import parse_json
 from .spelling import Spelling
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ MAX_VOCAB = 1 << 22
 
 # Files often leave out that such a token steers the model (llama.cpp's converter has the same rule).
 _LOOKS_SPECIAL = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
+_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,27 @@ def added_token(content: str, special: bool, **flags: bool) -> AddedToken:
 
     special = special or _LOOKS_SPECIAL.fullmatch(content) is not None
     return AddedToken(content, special=special, **flags)
+
+
+def read_library(raw: bytes, where: str) -> Library:
+    """The tokenizer in a tokenizer.json, which neither cuts nor pads; to be called within `library_errors`."""
+    from tokenizers import Tokenizer as Library
+
+    _check_prefix(raw, where)
+    library = Library.from_buffer(raw)
+    library.no_truncation()
+    library.no_padding()
+    return library
+
+
+def _check_prefix(raw: bytes, where: str) -> None:
+    """The library cuts such a prefix off the parts of BPE's merges without a look, and aborts within a character."""
+    if _PREFIX.search(raw) is None:
+        return
+    model = Fields(parse_json(raw, where), where).inner("model")
+    if model.get("type") != "WordPiece" and model.get("continuing_subword_prefix"):
+        prefix = shown(model.get("continuing_subword_prefix"))
+        raise Unsupported(model.place("continuing_subword_prefix"), expected="none beside merges", found=prefix)
 
 
 @contextmanager
