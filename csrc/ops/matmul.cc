@@ -26,6 +26,7 @@ MatmulArgs prepare(const Call& c, const Worker& w, const PackedMatrix& weight, c
   args.y_stride = y.type.width;
   if (y.row_max != nullptr) args.row_max = y.row_max + w.lane.id() * y.rows;
   args.native_pairs = w.kernels.native_pairs;
+  args.far_prefetch = w.kernels.far_prefetch;
   if (x.type.format.quantized()) {
     args.x = x.quantized();
     args.scratch = w.scratch;

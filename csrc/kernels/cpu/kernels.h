@@ -81,6 +81,7 @@ struct MatmulArgs {
   const float* residual = nullptr;  // [rows, y_stride]
   int64_t begin = 0, end = 0;       // slabs of 16 outputs
   bool native_pairs = false;        // bf16: as Kernels::native_pairs says
+  bool far_prefetch = false;        // as Kernels::far_prefetch says
   float* scratch = nullptr;         // [matmul_scratch_floats(x.padded())], 64-byte aligned; for x in wide runs
 };
 // Of two slabs: codes as bytes, and two headers in f32 for each group of 32.
@@ -279,6 +280,7 @@ struct Kernels {
   const char* isa;
   bool native_pairs;  // the CPU multiplies pairs of bf16 in one instruction, which not every one with this set does
   bool matrix_tiles = false;  // it multiplies matrices of int8: many q8 rows are then stored for that
+  bool far_prefetch = false;  // its memory answers late: weights are asked for earlier
 
   // As quant/activations.h says. Fewer rows are faster without: widening a slab's codes has to pay.
 

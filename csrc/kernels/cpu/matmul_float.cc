@@ -16,6 +16,7 @@ struct PairArgs {
   const int8_t* data;  // [lines][step][4], from the first row in question
   int64_t step;        // rows of the whole tile
   int64_t lines;
+  bool far_prefetch;
   float* acc;  // [rows][16]
 };
 
@@ -49,7 +50,7 @@ struct PairTile {
 
   template <int kRows>
   static void add_line(Floats (&chain)[kRows], const PairArgs& t, const uint8_t*& line, const int8_t*& a) {
-    prefetch_weights<kRows>(line);
+    prefetch_weights<kRows>(line, t.far_prefetch);
     const Codes w = load_codes(line);
     for (int r = 0; r < kRows; ++r) dot_pairs<kNative>(chain[r], w, a + 4 * r);
     line += kLineBytes;
@@ -58,7 +59,7 @@ struct PairTile {
 };
 
 template <int kRows>
-void run_f32(const float* slab, const float* x, int64_t cols, float* acc) {
+void run_f32(const float* slab, const float* x, int64_t cols, bool far_prefetch, float* acc) {
   Floats total[kRows];
   for (Floats& f : total) f = zeros();
   for (int64_t begin = 0; begin < cols; begin += kSegmentCols) {
@@ -67,7 +68,7 @@ void run_f32(const float* slab, const float* x, int64_t cols, float* acc) {
     for (Floats& f : part) f = zeros();
     for (int64_t k = begin; k < end; ++k) {
       const Floats w = load(slab + k * kLanes);
-      prefetch_weights<kRows>(reinterpret_cast<const uint8_t*>(slab + k * kLanes));
+      prefetch_weights<kRows>(reinterpret_cast<const uint8_t*>(slab + k * kLanes), far_prefetch);
       for (int r = 0; r < kRows; ++r) part[r] = fma(splat(x[r * cols + k]), w, part[r]);
     }
     for (int r = 0; r < kRows; ++r) total[r] = add(total[r], part[r]);
@@ -84,6 +85,7 @@ void bf16_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t
                         .data = p.x.place({first, rows}, done, 0),
                         .step = rows,
                         .lines = p.x.groups(),
+                        .far_prefetch = p.far_prefetch,
                         .acc = acc + done * kLanes};
     if (p.native_pairs) {
       run_rows<PairTile<kHasNativePairs>>(now, args);
@@ -100,10 +102,10 @@ void f32_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t 
     const float* x = p.x_f32 + (first + r) * w.cols;
     float* out = acc + r * kLanes;
     if (rows - r >= 4) {
-      run_f32<4>(weights, x, w.cols, out);
+      run_f32<4>(weights, x, w.cols, p.far_prefetch, out);
       r += 4;
     } else {
-      run_f32<1>(weights, x, w.cols, out);
+      run_f32<1>(weights, x, w.cols, p.far_prefetch, out);
       r += 1;
     }
   }

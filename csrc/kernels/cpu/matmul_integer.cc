@@ -14,7 +14,7 @@ struct TileArgs {
   int64_t step;        // rows of the whole tile
   int64_t groups;
   int units_per_group;
-  bool f32_header;
+  bool f32_header, far_prefetch;
   float* acc;  // [rows][16]
 };
 
@@ -35,7 +35,7 @@ inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i, line += kLineBytes) {
-    prefetch_weights<kRows>(line);
+    prefetch_weights<kRows>(line, t.far_prefetch);
     const Codes codes = load_codes(line);
     const Codes low = low_nibbles(codes), high = high_nibbles(codes);
     for (int r = 0; r < kRows; ++r) dot_nibbles(sums[2 * i % kChains][r], low, a + 4 * r);
@@ -52,7 +52,7 @@ template <int kRows, int kChains>
 inline void add_unit_8bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const uint8_t* line, const int8_t* a) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i, line += kLineBytes) {
-    prefetch_weights<kRows>(line);
+    prefetch_weights<kRows>(line, t.far_prefetch);
     const Codes codes = load_codes(line);
     for (int r = 0; r < kRows; ++r) dot_bytes(acc[i % kChains][r], codes, a + 4 * r);
     a += 4 * t.step;
@@ -121,6 +121,7 @@ void integer_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int6
                         .groups = groups,
                         .units_per_group = f.group / kUnit,
                         .f32_header = f.scale == ScaleType::kF32,
+                        .far_prefetch = p.far_prefetch,
                         .acc = acc + done * kLanes};
     if (f.bits == 4) {
       run_tile<4>(f.offset, now, args);

@@ -32,6 +32,7 @@ struct WideSlab {
 template <int kBits, Offset kOffset>
 void widen(const PackedMatrix& w, int64_t slab, int64_t groups, const WideSlab& out) {
   const bool f32_header = w.format.scale == ScaleType::kF32;
+  const int64_t lines = lines_per_group(w.format);
   const uint8_t* line = w.slab(slab);
   const uint8_t* pair = line;
   int8_t* codes = out.codes;
@@ -40,7 +41,7 @@ void widen(const PackedMatrix& w, int64_t slab, int64_t groups, const WideSlab& 
     store(out.scale + g * kLanes, header.scale);
     store(out.offset + g * kLanes, header.offset);
     line = header.codes;
-    for (int i = 0; i < lines_per_group(w.format); ++i, line += kLineBytes) {
+    for (int64_t i = 0; i < lines; ++i, line += kLineBytes) {
       if constexpr (kBits == 8) codes = store_signed_bytes(codes, load_codes(line));
       if constexpr (kBits == 4) codes = store_signed_nibbles(codes, load_codes(line), kOffset == Offset::kNone ? 8 : 0);
     }

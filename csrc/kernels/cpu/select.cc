@@ -26,6 +26,7 @@ constexpr Kernels kAvx512Bf16 = with_native_pairs(kAvx512);
 constexpr Kernels with_matrix_tiles(Kernels table) {
   table.isa = "amx";
   table.matrix_tiles = true;
+  table.far_prefetch = true;  // only Xeons have them
   return table;
 }
 constexpr Kernels kAmx = with_matrix_tiles(kAvx512Bf16);
