@@ -16,7 +16,6 @@ struct PairArgs {
   const int8_t* data;  // [lines][step][4], from the first row in question
   int64_t step;        // rows of the whole tile
   int64_t lines;
-  bool far_prefetch;
   float* acc;  // [rows][16]
 };
 
@@ -26,7 +25,7 @@ struct PairTile {
   // four instructions a line and needs the registers. Totals stay in memory: 24 accumulators leave no room.
   static constexpr int kChains = kNative ? 2 : 1;
 
-  template <int kRows>
+  template <int kRows, bool kFar>
   static void run(const PairArgs& t) {
     const uint8_t* line = t.slab;
     const int8_t* a = t.data;
@@ -38,9 +37,9 @@ struct PairTile {
         for (Floats& f : chain) f = zeros();
       }
       while (end - line >= kChains * kLineBytes) {
-        for (auto& chain : part) add_line(chain, t, line, a);
+        for (auto& chain : part) add_line<kFar>(chain, t, line, a);
       }
-      if (line < end) add_line(part[0], t, line, a);
+      if (line < end) add_line<kFar>(part[0], t, line, a);
       for (int r = 0; r < kRows; ++r) {
         for (int c = 1; c < kChains; ++c) part[0][r] = add(part[0][r], part[c][r]);
         store(t.acc + r * kLanes, add(load(t.acc + r * kLanes), part[0][r]));
@@ -48,9 +47,9 @@ struct PairTile {
     }
   }
 
-  template <int kRows>
+  template <bool kFar, int kRows>
   static void add_line(Floats (&chain)[kRows], const PairArgs& t, const uint8_t*& line, const int8_t*& a) {
-    prefetch_weights<kRows>(line, t.far_prefetch);
+    prefetch_weights<kRows, kFar>(line);
     const Codes w = load_codes(line);
     for (int r = 0; r < kRows; ++r) dot_pairs<kNative>(chain[r], w, a + 4 * r);
     line += kLineBytes;
@@ -58,8 +57,8 @@ struct PairTile {
   }
 };
 
-template <int kRows>
-void run_f32(const float* slab, const float* x, int64_t cols, bool far_prefetch, float* acc) {
+template <int kRows, bool kFar>
+void run_f32(const float* slab, const float* x, int64_t cols, float* acc) {
   Floats total[kRows];
   for (Floats& f : total) f = zeros();
   for (int64_t begin = 0; begin < cols; begin += kSegmentCols) {
@@ -68,7 +67,7 @@ void run_f32(const float* slab, const float* x, int64_t cols, bool far_prefetch,
     for (Floats& f : part) f = zeros();
     for (int64_t k = begin; k < end; ++k) {
       const Floats w = load(slab + k * kLanes);
-      prefetch_weights<kRows>(reinterpret_cast<const uint8_t*>(slab + k * kLanes), far_prefetch);
+      prefetch_weights<kRows, kFar>(reinterpret_cast<const uint8_t*>(slab + k * kLanes));
       for (int r = 0; r < kRows; ++r) part[r] = fma(splat(x[r * cols + k]), w, part[r]);
     }
     for (int r = 0; r < kRows; ++r) total[r] = add(total[r], part[r]);
@@ -85,12 +84,11 @@ void bf16_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t
                         .data = p.x.place({first, rows}, done, 0),
                         .step = rows,
                         .lines = p.x.groups(),
-                        .far_prefetch = p.far_prefetch,
                         .acc = acc + done * kLanes};
     if (p.native_pairs) {
-      run_rows<PairTile<kHasNativePairs>>(now, args);
+      run_rows<PairTile<kHasNativePairs>>(now, p.far_prefetch, args);
     } else {
-      run_rows<PairTile<false>>(now, args);
+      run_rows<PairTile<false>>(now, p.far_prefetch, args);
     }
     done += now;
   }
@@ -102,10 +100,10 @@ void f32_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t 
     const float* x = p.x_f32 + (first + r) * w.cols;
     float* out = acc + r * kLanes;
     if (rows - r >= 4) {
-      run_f32<4>(weights, x, w.cols, p.far_prefetch, out);
+      run_f32<4, false>(weights, x, w.cols, out);
       r += 4;
     } else {
-      run_f32<1>(weights, x, w.cols, p.far_prefetch, out);
+      (p.far_prefetch ? run_f32<1, true> : run_f32<1, false>)(weights, x, w.cols, out);
       r += 1;
     }
   }

@@ -14,7 +14,7 @@ struct TileArgs {
   int64_t step;        // rows of the whole tile
   int64_t groups;
   int units_per_group;
-  bool f32_header, far_prefetch;
+  bool f32_header;
   float* acc;  // [rows][16]
 };
 
@@ -27,7 +27,7 @@ inline Ints without_bias(Ints sum, int32_t correction) {
 }
 
 // acc[r] += codes of one unit (32 cols) . activations. kChains breaks the latency chain when there are few rows.
-template <int kRows, int kChains>
+template <int kRows, int kChains, bool kFar>
 inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const uint8_t* line, const int8_t* a) {
   NibbleSum sums[kChains][kRows];
   for (int c = 0; c < kChains; ++c) {
@@ -35,7 +35,7 @@ inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i, line += kLineBytes) {
-    prefetch_weights<kRows>(line, t.far_prefetch);
+    prefetch_weights<kRows, kFar>(line);
     const Codes codes = load_codes(line);
     const Codes low = low_nibbles(codes), high = high_nibbles(codes);
     for (int r = 0; r < kRows; ++r) dot_nibbles(sums[2 * i % kChains][r], low, a + 4 * r);
@@ -48,11 +48,11 @@ inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
   }
 }
 
-template <int kRows, int kChains>
+template <int kRows, int kChains, bool kFar>
 inline void add_unit_8bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const uint8_t* line, const int8_t* a) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i, line += kLineBytes) {
-    prefetch_weights<kRows>(line, t.far_prefetch);
+    prefetch_weights<kRows, kFar>(line);
     const Codes codes = load_codes(line);
     for (int r = 0; r < kRows; ++r) dot_bytes(acc[i % kChains][r], codes, a + 4 * r);
     a += 4 * t.step;
@@ -62,7 +62,7 @@ inline void add_unit_8bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
 // acc[r,:] of kRows rows against one slab.
 template <int kBits, Offset kOffset>
 struct CodeTile {
-  template <int kRows>
+  template <int kRows, bool kFar>
   static void run(const TileArgs& t) {
     constexpr int kChains = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
     Floats total[kRows];
@@ -79,8 +79,8 @@ struct CodeTile {
         for (int c = 0; c < kChains; ++c) acc[c][r] = splat(int32_t{0});
       }
       for (int u = 0; u < t.units_per_group; ++u) {
-        if constexpr (kBits == 4) add_unit_4bit<kRows, kChains>(acc, t, line, a);
-        if constexpr (kBits == 8) add_unit_8bit<kRows, kChains>(acc, t, line, a);
+        if constexpr (kBits == 4) add_unit_4bit<kRows, kChains, kFar>(acc, t, line, a);
+        if constexpr (kBits == 8) add_unit_8bit<kRows, kChains, kFar>(acc, t, line, a);
         line += kBits * kLineBytes;  // 32 cols * kBits / 8 * 16 rows
         a += kUnit * t.step;
       }
@@ -95,14 +95,14 @@ struct CodeTile {
 };
 
 template <int kBits>
-void run_tile(Offset offset, int64_t rows, const TileArgs& t) {
+void run_tile(Offset offset, int64_t rows, bool far, const TileArgs& t) {
   switch (offset) {
     case Offset::kNone:
-      return run_rows<CodeTile<kBits, Offset::kNone>>(rows, t);
+      return run_rows<CodeTile<kBits, Offset::kNone>>(rows, far, t);
     case Offset::kMin:
-      return run_rows<CodeTile<kBits, Offset::kMin>>(rows, t);
+      return run_rows<CodeTile<kBits, Offset::kMin>>(rows, far, t);
     case Offset::kZero:
-      return run_rows<CodeTile<kBits, Offset::kZero>>(rows, t);
+      return run_rows<CodeTile<kBits, Offset::kZero>>(rows, far, t);
   }
 }
 
@@ -121,12 +121,11 @@ void integer_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int6
                         .groups = groups,
                         .units_per_group = f.group / kUnit,
                         .f32_header = f.scale == ScaleType::kF32,
-                        .far_prefetch = p.far_prefetch,
                         .acc = acc + done * kLanes};
     if (f.bits == 4) {
-      run_tile<4>(f.offset, now, args);
+      run_tile<4>(f.offset, now, p.far_prefetch, args);
     } else {
-      run_tile<8>(f.offset, now, args);
+      run_tile<8>(f.offset, now, p.far_prefetch, args);
     }
     done += now;
   }

@@ -32,9 +32,9 @@ inline int64_t tiles_together(int64_t tiles, int64_t tile_bytes) {
 // distinct i4 weights, 1 / 3 / 8 rows: 4 KB ahead into L1 38 / 33 / 18 GB/s, with 8 KB into L2 and 2 KB into L1 31 / 35
 // / 19. A Xeon's memory answers later (`far`): Granite Rapids, 1 row, of the bandwidth that a probe finds: 80 % with
 // 4 KB into L1, 85 with 8 KB into L2 and 2 KB into L1, 88 with 16 KB and 2 KB, no more with 32 KB.
-template <int kRows>
-inline void prefetch_weights(const uint8_t* line, bool far) {
-  if (kRows > 2 || far) {
+template <int kRows, bool kFar>
+inline void prefetch_weights(const uint8_t* line) {
+  if constexpr (kRows > 2 || kFar) {
     __builtin_prefetch(line + (kRows > 2 ? 8192 : 16384), 0, 2);
     __builtin_prefetch(line + 2048);
   } else {
@@ -42,19 +42,23 @@ inline void prefetch_weights(const uint8_t* line, bool far) {
   }
 }
 
-// Tile::run<rows>(args), rows of 1..kRowsAtOnce: more than four are instantiated only where registers allow.
+// Tile::run<rows, far>(args), rows of 1..kRowsAtOnce: more than four are instantiated only where registers allow, and
+// far only where it matters. (Asked at run time, it costs 8 % of one row's bandwidth.)
 template <class Tile, class Args>
-inline void run_rows(int64_t rows, const Args& args) {
+inline void run_rows(int64_t rows, bool far, const Args& args) {
   static_assert(kRowsAtOnce == 4 || kRowsAtOnce == kMaxTileRows);
   using Run = void (*)(const Args&);
   constexpr auto at_most = [](int n) { return n < kRowsAtOnce ? n : kRowsAtOnce; };
-  static constexpr Run kTable[] = {
-      Tile::template run<1>,           Tile::template run<2>,           Tile::template run<3>,
-      Tile::template run<4>,           Tile::template run<at_most(5)>,  Tile::template run<at_most(6)>,
-      Tile::template run<at_most(7)>,  Tile::template run<at_most(8)>,  Tile::template run<at_most(9)>,
-      Tile::template run<at_most(10)>, Tile::template run<at_most(11)>, Tile::template run<at_most(12)>,
+  static constexpr Run kFar[] = {Tile::template run<1, true>, Tile::template run<2, true>};
+  static constexpr Run kNear[] = {
+      Tile::template run<1, false>,           Tile::template run<2, false>,
+      Tile::template run<3, false>,           Tile::template run<4, false>,
+      Tile::template run<at_most(5), false>,  Tile::template run<at_most(6), false>,
+      Tile::template run<at_most(7), false>,  Tile::template run<at_most(8), false>,
+      Tile::template run<at_most(9), false>,  Tile::template run<at_most(10), false>,
+      Tile::template run<at_most(11), false>, Tile::template run<at_most(12), false>,
   };
-  kTable[rows - 1](args);
+  (far && rows <= 2 ? kFar : kNear)[rows - 1](args);
 }
 
 }  // namespace
