@@ -51,6 +51,23 @@ TEST(pool_and_mul_are_right_on_odd_sizes) {
   }
 }
 
+TEST(the_mean_of_many_rows_is_as_right_as_that_of_few) {
+  const int64_t rows = 1'000'000;
+  std::vector<float> x(static_cast<size_t>(rows));
+  double sum = 0.0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    x[i] = 0.1f + 0.01f * static_cast<float>(i % 7);
+    sum += x[i];
+  }
+  const double exact = sum / static_cast<double>(rows);
+  const std::vector<float> mean = on_every_isa("pool", [&](const Kernels& kernels) {
+    std::vector<float> y(1);
+    kernels.pool({x.data(), y.data(), rows, 1, Pooling::kMean});
+    return y;
+  });
+  CHECK(std::fabs(mean[0] - exact) <= 150 * 0x1p-24 * exact);
+}
+
 TEST(a_pooled_nan_stays_one) {
   for (const std::string& isa : supported_isas()) {
     for (const Pooling pooling : {Pooling::kMean, Pooling::kMax}) {
