@@ -37,7 +37,7 @@ void ssru(const SsruArgs& p) {
   for (int64_t i = p.begin; i < p.end; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, p.end - i));
     const Floats one = splat(1.0f), x = load_first(p.x + i, n);
-    const Floats s = div(one, add(one, exp(sub(zeros(), load_first(p.forget + i, n)))));
+    const Floats s = div(one, add(one, exp(min(splat(88.0f), sub(zeros(), load_first(p.forget + i, n))))));
     const Floats before = p.before == nullptr ? zeros() : load_first(p.before + i, n);
     const Floats after = fma(s, before, mul(sub(one, s), x));
     store_first(p.after + i, after, n);
