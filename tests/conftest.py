@@ -6,6 +6,7 @@ Data that can't be had is an error of every test that asks for it.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import parrot
 import tiny
 from jiffy import pack_cache
 from jiffy.hub import PinnedFile, fetch_package_file, fetch_package_files, resolve_model
+from sanitized import SanitizedBuild, builds_of
 
 BOTCHAN = PinnedFile(
     requirement="sentencepiece==0.2.1",
@@ -72,6 +74,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Ctrl-C works for the tests that press it, also where a shell started them in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The sanitized tests come last: what they run is built beside the others."""
+    items.sort(key=_is_sanitized)
+
+
+def _is_sanitized(item: pytest.Item) -> bool:
+    return item.path.name == "test_native.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sanitized_builds(request) -> Iterator[dict[str, SanitizedBuild]]:
+    """Begun with the session."""
+    builds = builds_of([item.callspec.params["sanitizers"] for item in request.session.items if _is_sanitized(item)])
+    yield builds
+    for build in builds.values():
+        build.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,11 @@ from urllib.parse import unquote, urlsplit
 Headers = dict[str, str]
 
 
+def names(folder: Path) -> set[str]:
+    """Of all files below."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 @dataclass
 class Repository:
     """files: by name. revisions: names of `commit`. refusal: (status, headers) instead of any answer."""
@@ -27,8 +32,7 @@ class Repository:
 
     @classmethod
     def of_folder(cls, folder: Path, **fields) -> Repository:
-        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        return cls(files, **fields)
+        return cls({name: (folder / name).read_bytes() for name in names(folder)}, **fields)
 
     @property
     def commit(self) -> str:

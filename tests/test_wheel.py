@@ -79,6 +79,16 @@ def test_wheel_is_for_many_linuxes(wheel):
     assert [name for name in names if re.fullmatch(r"jiffy/_core\.\S+\.so", name)]
 
 
+def test_kernel_objects_have_no_weak_symbols(wheel):
+    """Of the build that the wheel is made of: the linker has no choice between instruction sets."""
+    tags = "-".join(wheel.name.split("-")[2:4])
+    objects = list((ROOT / "build").glob(f"{tags}-*/CMakeFiles/jiffy_kernels_*.dir/**/*.o"))
+    assert len(objects) >= 3 * 7, objects
+    for path in objects:
+        weak = [line for line in _run("nm", "--demangle", path).splitlines() if re.search(r"^\S*\s+[VvWwu] ", line)]
+        assert not weak, f"{path.name}: {weak[:5]}"
+
+
 def test_wheel_generates(python, model_path):
     said = json.loads(_run(python, "-c", _PROGRAM, model_path))
     assert Path(said["file"]).is_relative_to(python.parent.parent)

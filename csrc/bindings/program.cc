@@ -84,7 +84,9 @@ Parameter make_parameter(const std::string& name, const py::object& value,
   return p;
 }
 
-void bind_program(py::module_& m) {
+namespace {
+
+void bind_names(py::module_& m) {
   py::enum_<Space>(m, "Space").value("tokens", Space::kTokens).value("outputs", Space::kOutputs);
 
   py::enum_<OpKind>(m, "OpKind")
@@ -119,7 +121,9 @@ void bind_program(py::module_& m) {
       .value("max", Pooling::kMax)
       .value("first", Pooling::kFirst)
       .value("last", Pooling::kLast);
+}
 
+void bind_rope_table(py::module_& m) {
   py::class_<RopeTable, std::shared_ptr<RopeTable>>(
       m, "RopeTable", py::buffer_protocol(),
       "factor * cos (or sin) of position * frequency: a buffer of float32 [context, head_dim / 2].")
@@ -130,7 +134,9 @@ void bind_program(py::module_& m) {
         return py::buffer_info(const_cast<float*>(t.data()), {t.rows(), t.cols()}, {t.cols() * item, item},
                                /*readonly=*/true);
       });
+}
 
+void bind_values(py::module_& m) {
   py::class_<Value>(m, "Value")
       .def(py::init([](Space space, int64_t width, RowFormat format) { return Value{space, width, format}; }),
            py::arg("space"), py::arg("width"), py::arg("format"))
@@ -152,40 +158,50 @@ void bind_program(py::module_& m) {
       .def_readonly("indices", &Attributes::indices)
       .def_readonly("function", &Attributes::function)
       .def_readonly("pooling", &Attributes::pooling);
+}
 
+Instruction make_instruction(OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
+                             float eps, float scale, int64_t layer, int64_t n_heads, int64_t n_kv_heads,
+                             int64_t head_dim, int64_t window, bool causal, bool tanh, bool cross, Indices indices,
+                             Function function, Pooling pooling) {
+  return {op, std::move(inputs), std::move(outputs), std::move(parameters),
+          Attributes{.eps = eps,
+                     .scale = scale,
+                     .layer = layer,
+                     .n_heads = n_heads,
+                     .n_kv_heads = n_kv_heads,
+                     .head_dim = head_dim,
+                     .window = window,
+                     .causal = causal,
+                     .tanh = tanh,
+                     .cross = cross,
+                     .indices = indices,
+                     .function = function,
+                     .pooling = pooling}};
+}
+
+void bind_instruction(py::module_& m) {
   py::class_<Instruction>(m, "Instruction")
-      .def(py::init([](OpKind op, std::vector<int> inputs, std::vector<int> outputs, std::vector<int> parameters,
-                       float eps, float scale, int64_t layer, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim,
-                       int64_t window, bool causal, bool tanh, bool cross, Indices indices, Function function,
-                       Pooling pooling) {
-             return Instruction{op, std::move(inputs), std::move(outputs), std::move(parameters),
-                                Attributes{.eps = eps,
-                                           .scale = scale,
-                                           .layer = layer,
-                                           .n_heads = n_heads,
-                                           .n_kv_heads = n_kv_heads,
-                                           .head_dim = head_dim,
-                                           .window = window,
-                                           .causal = causal,
-                                           .tanh = tanh,
-                                           .cross = cross,
-                                           .indices = indices,
-                                           .function = function,
-                                           .pooling = pooling}};
-           }),
-           py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"), py::kw_only(),
-           py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
+      .def(py::init(&make_instruction), py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("parameters"),
+           py::kw_only(), py::arg("eps") = 0.0f, py::arg("scale") = 0.0f, py::arg("layer") = 0, py::arg("n_heads") = 0,
            py::arg("n_kv_heads") = 0, py::arg("head_dim") = 0, py::arg("window") = 0, py::arg("causal") = true,
            py::arg("tanh") = false, py::arg("cross") = false, py::arg_v("indices", Indices::kTokens, "Indices.tokens"),
            py::arg_v("function", Function::kRelu, "Function.relu"),
            py::arg_v("pooling", Pooling::kMean, "Pooling.mean"))
-
       .def_property_readonly("op", [](const Instruction& at) { return op(at.op).name; })
       .def_readonly("inputs", &Instruction::inputs)
       .def_readonly("outputs", &Instruction::outputs)
       .def_readonly("parameters", &Instruction::parameters)
       .def_readonly("attributes", &Instruction::attributes);
+}
 
+}  // namespace
+
+void bind_program(py::module_& m) {
+  bind_names(m);
+  bind_rope_table(m);
+  bind_values(m);
+  bind_instruction(m);
   py::class_<Program, std::shared_ptr<Program>>(m, "Program")
       .def(py::init(&build), py::arg("values"), py::arg("parameters"), py::arg("instructions"), py::arg("result"),
            py::arg("context_length"))

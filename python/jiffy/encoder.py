@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _core
-from .arguments import one_of
+from .arguments import raises, truncates
 from .encoder_checkpoint import open_encoder
 from .encoder_texts import Text, TextReader, Tokens
 from .errors import ContextOverflow, Error, FormatError, ParameterError, Unsupported, shown
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .encoder_config import EncoderConfig
     from .models.endings import Ending
 
-POOLINGS = ("mean", "first", "last", "max")
 BATCH_TOKENS = 512  # of a step: its rows stay in the L2 and L3 caches (2048: 15 % slower)
 
 
@@ -94,11 +93,7 @@ class Encoder:
         errors: "raise" what is wrong with a text at its turn, after which the iterator goes on with the next text, or
         "return" it in the place of its embedding.
         """
-        pooling = self.embedding.pooling if pooling is None else pooling
-        one_of("pooling", pooling, POOLINGS)
-        if normalize is None:
-            normalize = self.embedding.normalised
-        native = self._native(("embedding", pooling, normalize))
+        native = self._native(("embedding", *self.embedding.chosen(pooling, normalize)))
         return self._results(texts, native, lambda _, __, rows: rows[0], overflow=overflow, errors=errors)
 
     def hidden_states(self, text: Text | None = None, *, token_ids: list[int] | None = None) -> np.ndarray:
@@ -269,14 +264,13 @@ class Encoder:
         return native.run(ids, lengths, type_ids=types, rows=rows)
 
     def _results(self, texts, native, finish, *, overflow: str, errors: str) -> Results:
-        one_of("overflow", overflow, ["error", "truncate"])
-        one_of("errors", errors, ["raise", "return"])
+        truncate = truncates(overflow)
 
         def chunk(some: list[Text]) -> list:
-            tokens = self.reader.read(some, self.context, truncate=overflow == "truncate")
+            tokens = self.reader.read(some, self.context, truncate=truncate)
             return self._outcomes(some, tokens, native, finish)
 
-        return Results(texts, chunk, errors == "raise")
+        return Results(texts, chunk, raises(errors))
 
     def _outcomes(self, texts: list[Text], tokens: list[Tokens | Error], native: _core.Encoder, finish) -> list:
         """What `finish` makes of each text, its tokens and rows; an error where there was one or numbers are none."""

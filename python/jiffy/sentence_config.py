@@ -8,11 +8,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .arguments import one_of
 from .errors import FormatError, Unsupported, shown
 from .fields import Fields
 from .files import parse_json, read_json
 from .named_files import FilesOfFolder
 
+POOLINGS = ("mean", "first", "last", "max")
 _POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "first",
@@ -50,6 +52,12 @@ class Embedding:
                 expected = "modules of the kinds Transformer, Pooling and Normalize"
                 raise Unsupported("modules.json type", expected=expected, found=shown(kind))
         return cls(pooling, normalised, _max_tokens(folder))
+
+    def chosen(self, pooling: str | None, normalize: bool | None) -> tuple[str, bool]:
+        """What a caller asks for; None: as it is here. Raises ParameterError."""
+        pooling = self.pooling if pooling is None else pooling
+        one_of("pooling", pooling, POOLINGS)
+        return pooling, self.normalised if normalize is None else bool(normalize)
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _core
-from .arguments import integer, one_of
+from .arguments import integer, one_of, raises, truncates
 from .encoder_texts import Text
 from .errors import ContextOverflow, Error, FormatError, ParameterError, shown
 from .graph import Trace
 from .models.heads import embedding
 from .results import Results
+from .sentence_config import Embedding
 from .static_files import read_static
 from .tokenizer import check_text
 from .vocabulary import library_errors, read_library
@@ -25,7 +26,6 @@ from .vocabulary import library_errors, read_library
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
-POOLINGS = ("mean", "first", "last", "max")
 MAX_TOKENS = 1 << 20  # of a text: their rows are in memory together
 BATCH_TOKENS = 8192  # of a step: there is little to do for each (512: 60 % slower)
 _PARTS = re.compile(r"\w+|[^\w\s]")
@@ -83,12 +83,8 @@ class StaticVectors:
         errors: str = "raise",
     ) -> Results:
         """The vectors of any number of texts, one after the other; `jiffy.Encoder.embeddings` says the rest."""
-        pooling = "mean" if pooling is None else pooling
-        one_of("pooling", pooling, POOLINGS)
-        one_of("overflow", overflow, ["error", "truncate"])
-        one_of("errors", errors, ["raise", "return"])
-        native = self._native(pooling, bool(normalize))
-        return Results(texts, partial(self._vectors, native, overflow == "truncate"), errors == "raise")
+        native = self._native(*Embedding().chosen(pooling, normalize))
+        return Results(texts, partial(self._vectors, native, truncates(overflow)), raises(errors))
 
     def info(self) -> dict[str, object]:
         """What is loaded."""

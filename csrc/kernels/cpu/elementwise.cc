@@ -37,7 +37,7 @@ void ssru(const SsruArgs& p) {
   for (int64_t i = p.begin; i < p.end; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, p.end - i));
     const Floats one = splat(1.0f), x = load_first(p.x + i, n);
-    const Floats s = div(one, add(one, exp(sub(zeros(), load_first(p.forget + i, n)))));
+    const Floats s = div(one, add(one, exp(min(splat(88.0f), sub(zeros(), load_first(p.forget + i, n))))));
     const Floats before = p.before == nullptr ? zeros() : load_first(p.before + i, n);
     const Floats after = fma(s, before, mul(sub(one, s), x));
     store_first(p.after + i, after, n);
@@ -45,22 +45,45 @@ void ssru(const SsruArgs& p) {
   }
 }
 
-// Rows are added, or compared, in their order. What is not finite in one of them is NaN in a maximum, or as it is.
+namespace {
+
+constexpr int64_t kRowsInOrder = 128;  // of a sum
+
+// The first n lanes of a column of rows. Halves of many rows are added for themselves, so that the error grows with the
+// logarithm of their number.
+Floats sum_of_rows(const float* x, int64_t rows, int64_t dim, int n) {
+  if (rows > kRowsInOrder) {
+    const int64_t half = rows / 2;
+    return add(sum_of_rows(x, half, dim, n), sum_of_rows(x + half * dim, rows - half, dim, n));
+  }
+  Floats y = load_first(x, n);
+  for (int64_t r = 1; r < rows; ++r) y = add(y, load_first(x + r * dim, n));
+  return y;
+}
+
+// NaN where one of them is not finite.
+Floats max_of_rows(const float* x, int64_t rows, int64_t dim, int n) {
+  Floats y = load_first(x, n), seen = mul(y, zeros());
+  for (int64_t r = 1; r < rows; ++r) {
+    const Floats row = load_first(x + r * dim, n);
+    y = max(y, row);
+    seen = fma(row, zeros(), seen);
+  }
+  return add(y, seen);
+}
+
+}  // namespace
+
+// y = one row of all rows of x
 void pool(const PoolArgs& p) {
-  const bool single = p.pooling == Pooling::kFirst || p.pooling == Pooling::kLast;
-  const int64_t begin = p.pooling == Pooling::kLast ? p.rows - 1 : 0, end = single ? begin + 1 : p.rows;
+  const float* const x = p.pooling == Pooling::kLast ? p.x + (p.rows - 1) * p.dim : p.x;
   const Floats share = splat(1.0f / static_cast<float>(p.rows));
   for (int64_t i = 0; i < p.dim; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, p.dim - i));
-    const float* x = p.x + i;
-    Floats y = load_first(x + begin * p.dim, n), seen = mul(y, zeros());
-    for (int64_t r = begin + 1; r < end; ++r) {
-      const Floats row = load_first(x + r * p.dim, n);
-      y = p.pooling == Pooling::kMean ? add(y, row) : max(y, row);
-      seen = fma(row, zeros(), seen);
-    }
-    if (p.pooling == Pooling::kMean) y = mul(y, share);
-    store_first(p.y + i, p.pooling == Pooling::kMax ? add(y, seen) : y, n);
+    const Floats y = p.pooling == Pooling::kMean  ? mul(sum_of_rows(x + i, p.rows, p.dim, n), share)
+                     : p.pooling == Pooling::kMax ? max_of_rows(x + i, p.rows, p.dim, n)
+                                                  : load_first(x + i, n);
+    store_first(p.y + i, y, n);
   }
 }
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..rope import RopeScaling, RopeTables
+from .encoder_layer import EncoderLayer, encoder_layer
 from .endings import all_rows
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from .. import _core
     from ..encoder_config import EncoderConfig
     from ..graph import Node, Trace
@@ -18,48 +16,17 @@ if TYPE_CHECKING:
     from .endings import Ending, Keep
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """The weights of a layer, each with its bias or None. attention_norm: None in the first layer."""
-
-    attention_norm: tuple[np.ndarray, np.ndarray | None] | None
-    q: tuple[_core.Weight, np.ndarray | None]
-    k: tuple[_core.Weight, np.ndarray | None]
-    v: tuple[_core.Weight, np.ndarray | None]
-    o: tuple[_core.Weight, np.ndarray | None]
-    mlp_norm: tuple[np.ndarray, np.ndarray | None]
-    gate: tuple[_core.Weight, np.ndarray | None]
-    up: tuple[_core.Weight, np.ndarray | None]
-    down: tuple[_core.Weight, np.ndarray | None]
-
-    @classmethod
-    def read(cls, w: Weights, first: bool) -> _Layer:
-        norm = None if first else w.norm("attention_norm")
-        attention = (w.linear(name) for name in "qkvo")
-        return cls(norm, *attention, w.norm("mlp_norm"), *w.linear_pair("gate", "up"), w.linear("down"))
-
-
 def modernbert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: int) -> Ending:
     """Token ids -> all but the last layer of hidden rows [n_tokens, dim]."""
     ropes = {theta: RopeTables.make(context, c.head_dim, theta, RopeScaling()) for theta in set(c.rope_thetas)}
     x = t.layer_norm(t.embedding(table), *w.norm("embed_norm"), c.norm_eps)
-    layers = [_Layer.read(w.at(f"layers.{i}"), first=i == 0) for i in range(c.n_layers)]
+    layers = [EncoderLayer.read(w.at(f"layers.{i}"), attention_normed=i > 0, gated=True) for i in range(c.n_layers)]
     final_norm = w.norm("final_norm")
 
     def layer(t: Trace, x: Node, i: int, keep: Keep) -> Node:
-        return _layer(t, x, c, layers[i], ropes[c.rope_thetas[i]], c.windows[i], keep)
+        rope, window = ropes[c.rope_thetas[i]], c.windows[i]
+        return encoder_layer(t, x, c, layers[i], keep, norm_first=True, rope=rope, window=window)
 
     for i in range(c.n_layers - 1):
         x = layer(t, x, i, all_rows)
     return lambda t, keep: t.layer_norm(layer(t, x, c.n_layers - 1, keep), *final_norm, c.norm_eps)
-
-
-def _layer(t: Trace, x: Node, c: EncoderConfig, w: _Layer, rope: RopeTables, window: int, keep: Keep) -> Node:
-    normed = x if w.attention_norm is None else t.layer_norm(x, *w.attention_norm, c.norm_eps)
-    q, k, v = (t.linear(normed, *weights) for weights in (w.q, w.k, w.v))
-    q, k = t.rope(q, rope, n_heads=c.n_heads), t.rope(k, rope, n_heads=c.n_heads)
-    y = t.attention(q, k, v, layer=0, n_heads=c.n_heads, n_kv_heads=c.n_heads, causal=False, window=window)
-    x = t.add(keep(x), t.linear(keep(y), *w.o))
-    normed = t.layer_norm(x, *w.mlp_norm, c.norm_eps)
-    gated = t.mul(t.activation(t.linear(normed, *w.gate), c.activation), t.linear(normed, *w.up))
-    return t.add(x, t.linear(gated, *w.down))
