@@ -31,6 +31,14 @@ class Node:
     format: _core.RowFormat = _F32
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A program and the trace that it came from."""
+
+    trace: Trace
+    program: _core.Program
+
+
 @dataclass
 class Trace:
     """The program under construction. Each method appends an instruction and returns its result."""
@@ -43,11 +51,16 @@ class Trace:
     _quantized: dict[tuple[int, _core.RowFormat], Node] = field(default_factory=dict)  # (value, format) -> it as that
 
     @classmethod
-    def of(cls, program: _core.Program, marks: list[tuple[str, int]]) -> Trace:
-        """The trace that became `program`; marks: names of values, by index."""
+    def of(cls, program: _core.Program, marks: list[tuple[str, int]], parameters: list[tuple[str, object]]) -> Trace:
+        """The trace that became `program`, over its parameters; marks: names of values, by index."""
         values = program.values
         nodes = {name: Node(i, values[i].width, values[i].space, values[i].format) for name, i in marks}
-        return cls(values, program.parameters, program.instructions, nodes)
+        return cls(values, parameters, program.instructions, nodes)
+
+    def used(self) -> list[object]:
+        """The parameters that instructions ask for; programs of one packed file list those of the others, too."""
+        indices = dict.fromkeys(p for at in self.instructions for p in at.parameters if p >= 0)
+        return [self.parameters[p][1] for p in indices]
 
     def branch(self) -> Trace:
         """A trace that has begun as this one has: programs that end in different ways share their parameters."""
@@ -158,6 +171,9 @@ class Trace:
     def build(self, result: Node, context_length: int) -> _core.Program:
         """Validates the whole program. Raises FormatError naming the instruction and the parameter."""
         return _core.Program(self.values, self.parameters, self.instructions, result.index, context_length)
+
+    def traced(self, result: Node, context_length: int) -> Traced:
+        return Traced(self, self.build(result, context_length))
 
     def _stored_as(self, row_format: _core.RowFormat, x: Node) -> Node:
         if x.format == row_format:

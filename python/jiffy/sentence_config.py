@@ -39,7 +39,7 @@ class Embedding:
     def of(cls, folder: Path) -> Embedding:
         """From modules.json and what it names; without it, the mean. Raises FormatError, Unsupported."""
         if not os.path.exists(folder / "modules.json"):
-            return cls()
+            return PLAIN
         pooling, normalised = "mean", False
         for kind, path in _modules(folder):
             if kind == "Pooling":
@@ -50,6 +50,9 @@ class Embedding:
                 expected = "modules of the kinds Transformer, Pooling and Normalize"
                 raise Unsupported("modules.json type", expected=expected, found=shown(kind))
         return cls(pooling, normalised, _max_tokens(folder))
+
+
+PLAIN = Embedding()  # where no file says anything
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ def one(data: bytes, folder: Path) -> None:
     path = folder / "one.jiffy"
     shutil.copy(_good(), path)
     write_body(path, data)
-    program = _core.PackedFile(bytes(path)).program(16, _pool())
-    for either in (program, program.fused()):
+    programs = [program for _, program, _ in _core.PackedFile(bytes(path)).programs(16, _pool())]
+    for either in [*programs, *(program.fused() for program in programs)]:
         options = {"isa": jiffy.isas()[-1], "context": 16, "max_batch": 1, "prefill_chunk": 16}
         _core.Engine(either, _pool(), **options).logits([1, 2, 3])
