@@ -17,6 +17,7 @@ from .results import Results
 
 if TYPE_CHECKING:
     from .encoder_config import EncoderConfig
+    from .graph import Trace
     from .prepared import Prepared
     from .sentence_config import Embedding
 
@@ -121,7 +122,7 @@ class Encoder:
         self.needs_head("mask")
         if self.reader.mask_id is None:
             raise Unsupported(str(self.path), expected="a tokenizer with a mask", found=f"no {self.reader.mask_token}")
-        tokens = self._checked(self.reader.read([text], self.context, parse_special=True)[0])
+        tokens = self.checked(self.reader.read([text], self.context, parse_special=True)[0])
         at = np.flatnonzero(np.asarray(tokens.ids) == self.reader.mask_id)
         if not len(at):
             raise ParameterError("text", expected=f"at least one {self.reader.mask_token}", found="none")
@@ -131,6 +132,20 @@ class Encoder:
             best = np.argsort(-row, kind="stable")[:top]
             found.append([(self.reader.decode(int(i)), float(row[i])) for i in best])
         return found
+
+    @property
+    def usual_program(self) -> str:
+        """What such an encoder is loaded for: the scores of its head, or else embeddings."""
+        usual = self.embedding
+        return HEAD if self.config.head.task else embedding_name(usual.pooling, usual.normalised)
+
+    def trace(self, name: str) -> Trace:
+        """Of a program of `models.programs`."""
+        return self._prepared.programs[name].trace
+
+    def observe(self, name: str, token_ids: list[int], values: list[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """What a program makes of token ids, and the rows of values of its trace."""
+        return self._native(name).observe(np.asarray(token_ids, np.int32), values)
 
     def needs_head(self, task: str) -> None:
         """Raises Unsupported for a checkpoint that has no head for this."""
@@ -192,7 +207,7 @@ class Encoder:
         if (text is None) == (token_ids is None):
             raise ParameterError("text and token_ids", expected="exactly one of them", found="both or none")
         if token_ids is None:
-            tokens = self._checked(self.reader.read([text], self.context)[0])
+            tokens = self.checked(self.reader.read([text], self.context)[0])
             return self._run(native, [tokens])
         try:
             ids = np.asarray(token_ids)
@@ -207,7 +222,7 @@ class Encoder:
             raise ParameterError("token_ids", expected=expected, found=f"{ids.min()} to {ids.max()}")
         return native.run(ids.astype(np.int32), np.array([len(ids)]))
 
-    def _checked(self, tokens: Tokens | Error) -> Tokens:
+    def checked(self, tokens: Tokens | Error) -> Tokens:
         if isinstance(tokens, Error):
             raise tokens
         return tokens

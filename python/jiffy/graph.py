@@ -6,8 +6,10 @@ each distinct kind among the consumers of a value. Fusion happens natively, late
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -33,10 +35,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Traced:
-    """A program and the trace that it came from."""
+    """A program and the trace that it came from. build: makes the program when it is first asked for."""
 
     trace: Trace
-    program: _core.Program
+    build: Callable[[], _core.Program]
+
+    @cached_property
+    def program(self) -> _core.Program:
+        return self.build()
 
 
 @dataclass
@@ -164,7 +170,8 @@ class Trace:
 
     def mark(self, name: str, x: Node) -> Node:
         """Names a value that one part of the model hands to the next, so that `jiffy check` can look at it. A later
-        part may read no other value of an earlier one; the result is marked last."""
+        part may read no other value of an earlier one; the result is marked last. A value has the last of its names."""
+        self.marks = {other: node for other, node in self.marks.items() if node.index != x.index}
         self.marks[name] = x
         return x
 
@@ -173,7 +180,7 @@ class Trace:
         return _core.Program(self.values, self.parameters, self.instructions, result.index, context_length)
 
     def traced(self, result: Node, context_length: int) -> Traced:
-        return Traced(self, self.build(result, context_length))
+        return Traced(self, lambda: self.build(result, context_length))
 
     def _stored_as(self, row_format: _core.RowFormat, x: Node) -> Node:
         if x.format == row_format:

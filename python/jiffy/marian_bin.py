@@ -53,7 +53,7 @@ _ATTENTION = {"q": "Wq bq", "k": "Wk bk", "v": "Wv bv", "o": "Wo bo", "norm": "W
 _FFN = {"up": "W1 b1", "down": "W2 b2", "norm": "ffn_ln_scale ffn_ln_bias"}
 _RNN = {"forget": "Wf bf", "x": "W -", "norm": "ffn_ln_scale ffn_ln_bias"}
 _PARTS = {"self_attn": ("self", _ATTENTION), "cross_attn": ("context", _ATTENTION), "ffn": ("ffn", _FFN)}
-_LEAST = -1e30  # the logit of an id that is never said; finite, as logits must be
+NEVER = -1e30  # the logit of an id that is never said; finite, as logits must be
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _values(file: MarianFile, c: Seq2SeqConfig, name: str) -> np.ndarray | None:
     if name == "embed_tokens.weight":
         return np.concatenate([file.matrix(theirs), np.zeros((1, c.dim), np.float32)])
     if name == "logits.bias":
-        return np.append(file.floats(theirs).reshape(-1), np.float32(_LEAST))
+        return np.append(file.floats(theirs).reshape(-1), np.float32(NEVER))
     matrix = name.endswith(".weight") and not name.endswith("norm.weight")
     return file.matrix(theirs) if matrix else file.floats(theirs).reshape(-1)
 

@@ -124,7 +124,11 @@ def _programs(packed: _core.PackedFile, context: int, pool: _core.ThreadPool) ->
     """Their traces have the same objects for the parameters that they share."""
     listed = packed.programs(context, pool)
     parameters = listed[0][1].parameters if listed else []
-    return {name: Traced(Trace.of(program, marks, parameters), program) for name, program, marks in listed}
+    return {name: _traced(program, marks, parameters) for name, program, marks in listed}
+
+
+def _traced(program: _core.Program, marks: list[tuple[str, int]], parameters: list[tuple[str, object]]) -> Traced:
+    return Traced(Trace.of(program, marks, parameters), lambda: program)
 
 
 def _longest_context(model: Prepared, programs: list[_core.Program]) -> int:

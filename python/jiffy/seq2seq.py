@@ -19,6 +19,7 @@ from .sampling import SamplingParams
 if TYPE_CHECKING:
     import numpy as np
 
+    from .graph import Trace
     from .prepared import Prepared
     from .prompts import Prompt
     from .seq2seq_config import Seq2SeqConfig
@@ -40,10 +41,10 @@ class Seq2Seq:
         self.path = prepared.path
         self.config: Seq2SeqConfig = prepared.config
         self._loading = prepared.loading
-        self._formats, self._packed_bytes = prepared.formats, prepared.packed_bytes
         self.reader: Seq2SeqReader = prepared.reader
         self.tokenizer = self.reader.target
-        self._engine = _engine(prepared)
+        self._prepared = prepared
+        self._encoder, self._engine = _engine(prepared)
         self._running = Running(self._engine)
 
     def generate(
@@ -90,6 +91,10 @@ class Seq2Seq:
         """
         return self._running.logits(self.reader.checked(target_ids), self.reader.checked(source_ids))
 
+    def trace(self, name: str) -> Trace:
+        """Of the "encoder" or the "decoder"."""
+        return self._prepared.programs[name].trace
+
     def info(self) -> dict[str, object]:
         """What is loaded and how it runs."""
         return {
@@ -98,8 +103,8 @@ class Seq2Seq:
             "layers": (self.config.encoder.n_layers, self.config.decoder.n_layers),
             "dim": self.config.dim,
             "vocab_size": self.config.vocab_size,
-            "formats": dict(self._formats),
-            "packed_bytes": self._packed_bytes,
+            "formats": dict(self._prepared.formats),
+            "packed_bytes": self._prepared.packed_bytes,
             "kv_dtype": self._engine.kv_dtype,
             "context": self._loading.context,
             "max_batch": self._loading.max_batch,
@@ -138,12 +143,13 @@ class Seq2Seq:
         return results if params.n > 1 else [one if isinstance(one, Error) else one[0] for one in results]
 
 
-def _engine(prepared: Prepared) -> _core.Engine:
+def _engine(prepared: Prepared) -> tuple[_core.Encoder, _core.Engine]:
     loading, pool = prepared.loading, prepared.pool
     native = {"isa": loading.isa, "context": loading.context, "kv_dtype": prepared.kv_dtype}
     reader = _core.Encoder(prepared.runnable(ENCODER), pool, batch_tokens=BATCH_TOKENS, **native)
     batch = {"max_batch": loading.max_batch, "prefill_chunk": loading.prefill_chunk}
-    return _core.Engine(prepared.runnable(DECODER), pool, prefix_cache=False, encoder=reader, **native, **batch)
+    engine = _core.Engine(prepared.runnable(DECODER), pool, prefix_cache=False, encoder=reader, **native, **batch)
+    return reader, engine
 
 
 def _listed(texts: object, token_ids: object) -> tuple[list[object], bool]:

@@ -14,7 +14,7 @@ from .. import _core
 from ..encoder import Encoder
 from ..errors import Error, ParameterError
 from ..llm import Model
-from ..models.programs import HEAD, embedding_name
+from ..models.programs import embedding_name
 from ..seq2seq import Seq2Seq
 from .measuring import QUICK, Effort, Job, Report, Result, Run, in_turn, measure, timed, together
 
@@ -111,7 +111,10 @@ class EncoderPlan(Effort):
 
     def check(self, encoder: Encoder) -> None:
         """Finite numbers, and the same bits alone and among others. Raises Error."""
-        native, lengths = _program(encoder), np.array([self.positions(), 1, 7 % encoder.context + 1])
+        native, lengths = (
+            _program(encoder),
+            np.array([self.positions(), 1, 7 % encoder.context + 1]),
+        )
         ids = np.random.default_rng(1).integers(0, encoder.config.vocab_size, lengths.sum(), np.int32)
         alone, together = native.run(ids[: lengths[0]], lengths[:1]), native.run(ids, lengths)
         if not np.isfinite(together).all():
@@ -252,10 +255,9 @@ def _texts(encoder: Encoder, name: str, lengths: list[int], rounds: int) -> Job:
 
 
 def _program(encoder: Encoder) -> _core.Encoder:
-    """What such an encoder is loaded for: the scores of its head, or else embeddings."""
-    usual = encoder.embedding
-    heads = encoder.config.head.task in ("sequence", "token", "question")
-    return encoder._native(HEAD if heads else embedding_name(usual.pooling, usual.normalised))
+    """A head over the vocabulary is for single rows: of such a model the embedding counts."""
+    usual, masks = encoder.embedding, encoder.config.head.task == "mask"
+    return encoder._native(embedding_name(usual.pooling, usual.normalised) if masks else encoder.usual_program)
 
 
 def _prompt(rng: np.random.Generator, model: Model | Seq2Seq, n_tokens: int) -> list[int]:

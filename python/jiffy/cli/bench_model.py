@@ -17,6 +17,7 @@ from .options import (
     ModelArgument,
     ThreadsOption,
     WeightsOption,
+    load_with_layers,
     print_table,
     progress,
 )
@@ -60,7 +61,6 @@ def model(
     """
     from ..bench.model import bench_model
     from ..hub import resolve_model
-    from ..llm import load
     from ..prepare import family_of
 
     if plot:
@@ -71,7 +71,7 @@ def model(
     path = resolve_model(model)
     plan = _plan(family_of(path), {name: counts for name, counts in asked.items() if counts}, quick)
     sequences = max(64, plan.places())
-    loaded = load(path, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, max_batch=sequences)
+    loaded = load_with_layers(path, weights=weights, kv_dtype=kv, n_threads=threads, cache=cache, max_batch=sequences)
     with progress() as show:
         result = bench_model(loaded, plan, show)
     if plot:

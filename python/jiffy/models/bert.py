@@ -51,12 +51,16 @@ def bert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: i
     x = t.layer_norm(x, *w.norm("embed_norm"), c.norm_eps)
     if c.projected:
         x = t.linear(x, *w.linear("embed_projection"))
+    t.mark("embeddings", x)
     bias = bidirectional_bias(w.table("relative_bias.weight")) if c.n_buckets else None
     layers = {i: _Layer.read(w.at(f"layers.{i}")) for i in sorted(set(c.weights_of))}
-    *before, last = c.weights_of
-    for i in before:
-        x = _layer(t, x, c, layers[i], bias, all_rows)
-    return lambda t, keep: _layer(t, x, c, layers[last], bias, keep)
+
+    def layer(t: Trace, x: Node, i: int, keep: Keep) -> Node:
+        return t.mark(f"layers.{i}", _layer(t, x, c, layers[c.weights_of[i]], bias, keep))
+
+    for i in range(c.n_layers - 1):
+        x = layer(t, x, i, all_rows)
+    return lambda t, keep: layer(t, x, c.n_layers - 1, keep)
 
 
 def _layer(t: Trace, x: Node, c: EncoderConfig, layer: _Layer, bias: np.ndarray | None, keep: Keep) -> Node:

@@ -42,16 +42,17 @@ class _Layer:
 def modernbert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: int) -> Ending:
     """Token ids -> all but the last layer of hidden rows [n_tokens, dim]."""
     ropes = {theta: RopeTables.make(context, c.head_dim, theta, RopeScaling()) for theta in set(c.rope_thetas)}
-    x = t.layer_norm(t.embedding(table), *w.norm("embed_norm"), c.norm_eps)
+    x = t.mark("embeddings", t.layer_norm(t.embedding(table), *w.norm("embed_norm"), c.norm_eps))
     layers = [_Layer.read(w.at(f"layers.{i}"), first=i == 0) for i in range(c.n_layers)]
     final_norm = w.norm("final_norm")
 
     def layer(t: Trace, x: Node, i: int, keep: Keep) -> Node:
-        return _layer(t, x, c, layers[i], ropes[c.rope_thetas[i]], c.windows[i], keep)
+        return t.mark(f"layers.{i}", _layer(t, x, c, layers[i], ropes[c.rope_thetas[i]], c.windows[i], keep))
 
     for i in range(c.n_layers - 1):
         x = layer(t, x, i, all_rows)
-    return lambda t, keep: t.layer_norm(layer(t, x, c.n_layers - 1, keep), *final_norm, c.norm_eps)
+    last = c.n_layers - 1
+    return lambda t, keep: t.mark("final_norm", t.layer_norm(layer(t, x, last, keep), *final_norm, c.norm_eps))
 
 
 def _layer(t: Trace, x: Node, c: EncoderConfig, w: _Layer, rope: RopeTables, window: int, keep: Keep) -> Node:
