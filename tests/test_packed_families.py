@@ -15,9 +15,10 @@ import tiny_encoders
 import tiny_marian
 import tiny_seq2seq
 from compare import assert_same
-from jiffy import pack_cache, tasks
+from jiffy import tasks
 from jiffy.errors import FormatError, ParameterError, Unsupported
 from packed_head import read_head, write_head
+from test_pack_cache import files
 
 TEXTS = ["abc, de", "f", "a few words more than those"]
 SOURCE, TARGET = [3, 4, 5, 6], [1, 7, 9]
@@ -240,19 +241,6 @@ def test_a_program_that_is_missing(tmp_path):
     write_head(out, head)
     with pytest.raises(FormatError, match="expected a program for max, found none"):
         jiffy.load(out).encode("a", pooling="max")
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of one's own, which keeps small models, too."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(pack_cache, "folder", lambda: folder)
-    monkeypatch.setattr(pack_cache, "LEAST_BYTES", 0)
-    return folder
-
-
-def files(cache: Path) -> list[Path]:
-    return sorted(cache.iterdir()) if cache.exists() else []
 
 
 def test_the_second_load_of_an_encoder_reads_what_the_first_packed(cache, tmp_path, monkeypatch, capfd):

@@ -103,7 +103,7 @@ def _read(packed: _core.PackedFile, config: AnyConfig, file: Path, path: Path, l
     _check(config, programs, file.name)
     text = _text(packed, file.name)
     reader = family.reader(text, config, loading.context)
-    return Prepared(path, loading, pool, config, text, reader, programs)
+    return Prepared(path, loading, pool, config, reader, programs)
 
 
 def _check(config: AnyConfig, programs: Mapping[str, Traced], file: str) -> None:

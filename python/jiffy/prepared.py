@@ -16,27 +16,26 @@ from .weights import Packing, Weights
 
 if TYPE_CHECKING:
     from .named_files import NamedFiles
-    from .tensor_entry import TensorEntry
 
 
 @dataclass(frozen=True)
 class Prepared:
     """loading: with nothing left open. path: where the model came from, which may be a packed file.
 
-    config: of the model's family (`packed_config.AnyConfig`). text: the files that `reader` was made from, or the
-    metadata of a GGUF file. programs: by name. formats: weights by the name of their format, packed_bytes: of all
-    weights; of an encoder without its head.
-    tensors: what was packed just now; none for what was packed before.
+    config: of the model's family (`packed_config.AnyConfig`). programs: by name. formats: weights by the name of their
+    format, packed_bytes: of all weights; of an encoder without its head.
+    text: of what was packed just now the files that `reader` was made from, or the metadata of a GGUF file. taken_over:
+    whether every matrix was in the file as it is in memory, but for its order: then packing costs no more than reading.
     """
 
     path: Path
     loading: Loading
     pool: _core.ThreadPool
     config: Any
-    text: NamedFiles | Mapping[str, object]
     reader: AnyReader
     programs: Mapping[str, Traced]
-    tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
+    text: NamedFiles | Mapping[str, object] | None = None
+    taken_over: bool = False
     formats: dict[str, int] = field(init=False)
     packed_bytes: int = field(init=False)
 
@@ -57,14 +56,6 @@ class Prepared:
     def kv_dtype(self) -> str:
         return self.loading.kv_dtype_beside(self.formats)
 
-    @property
-    def taken_over(self) -> bool:
-        """Whether every matrix was in the file as it is in memory, but for its order: then packing costs no more than
-        reading does."""
-        entries = self.tensors.values()
-        chosen = self.loading.weights, self.loading.head
-        return chosen == (None, None) and all(is_taken_over(entry.dtype) for entry in entries if len(entry.shape) > 1)
-
     def runnable(self, name: str) -> _core.Program:
         """A program as it is to be run."""
         program = self.programs[name].program
@@ -84,4 +75,6 @@ def pack_checkpoint(path: Path, loading: Loading) -> Prepared:
         packing = Packing(pool, loading.weights or checkpoint.weights, loading.head, report)
         announce_conversions(tensors.values(), packing.format_of)
         programs = family.programs(config, Weights(tensors, packing), loading.context)
-    return Prepared(path, loading, pool, config, checkpoint.text, reader, programs, tensors)
+    matrices = [entry.dtype for entry in tensors.values() if len(entry.shape) > 1]
+    taken_over = (loading.weights, loading.head) == (None, None) and all(map(is_taken_over, matrices))
+    return Prepared(path, loading, pool, config, reader, programs, checkpoint.text, taken_over)
