@@ -139,6 +139,12 @@ def test_an_encoder(encoder_folder, weights):
         assert matmul.operations == 2 * 3 * per_layer * figure.tokens
 
 
+def test_a_context_shorter_than_the_longest_text(encoder_folder):
+    plan = EncoderPlan((8,), (3,), (5, 200), **EFFORT)
+    figures = bench_model(jiffy.load(encoder_folder, context=50, n_threads=1), plan).figures
+    assert [f.name for f in figures] == ["batch 3 of 8", "ragged 3 of 5 to 50"]
+
+
 def test_an_encoder_with_a_head(tmp_path):
     """Its scores are what is measured: two rows less of the last layer, and a matrix more."""
     tiny_encoders.write(tmp_path, "bert", "sequence")

@@ -79,7 +79,7 @@ class Plan(Effort):
 @dataclass(frozen=True)
 class EncoderPlan(Effort):
     """Of an encoder. length: tokens of a text. batch: texts at once. ragged: the shortest and the longest of as many
-    texts as the largest batch has; none for no such batch."""
+    texts as the largest batch has, as far as the context allows; none for no such batch."""
 
     length: Sequence[int] = (32, 128)
     batch: Sequence[int] = (1, 32)
@@ -90,7 +90,7 @@ class EncoderPlan(Effort):
         return cls(length, batch, **QUICK)
 
     def positions(self) -> int:
-        return max([1, *self.length, *self.ragged])
+        return max([1, *self.length])
 
     def places(self) -> int:
         return max(self.batch, default=1)
@@ -102,7 +102,7 @@ class EncoderPlan(Effort):
                 name = f"alone {length}" if n == 1 else f"batch {n} of {length}"
                 found.append(_texts(encoder, name, [length] * n, self.rounds))
         if self.ragged:
-            least, most = self.ragged
+            least, most = (min(n, encoder.context) for n in self.ragged)
             lengths = np.linspace(least, most, self.places()).astype(np.int64)
             order = np.random.default_rng(2).permutation(len(lengths))
             name = f"ragged {len(lengths)} of {least} to {most}"
@@ -111,10 +111,8 @@ class EncoderPlan(Effort):
 
     def check(self, encoder: Encoder) -> None:
         """Finite numbers, and the same bits alone and among others. Raises Error."""
-        native, lengths = (
-            _program(encoder),
-            np.array([self.positions(), 1, 7 % encoder.context + 1]),
-        )
+        native = _program(encoder)
+        lengths = np.array([self.positions(), 1, 7 % encoder.context + 1])
         ids = np.random.default_rng(1).integers(0, encoder.config.vocab_size, lengths.sum(), np.int32)
         alone, together = native.run(ids[: lengths[0]], lengths[:1]), native.run(ids, lengths)
         if not np.isfinite(together).all():
