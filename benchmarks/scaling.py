@@ -21,7 +21,8 @@ import jiffy
 from comparison.fill import fill, markdown
 from comparison.scaling import Expected, Machine, expected
 from jiffy import _core
-from jiffy.bench.model import Figure, Plan, Result, bench_model
+from jiffy.bench.measuring import Figure, Result
+from jiffy.bench.model import Plan, bench_model
 
 _PLAN = Plan(prefill=(512,), decode=(0, 2048), batch=(), rounds=3, limit_rounds=3)
 _COLUMNS = [

@@ -103,6 +103,15 @@ def packed_files(tmp_path_factory) -> Path:
         yield folder
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache of one's own, which keeps small models, too."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(pack_cache, "folder", lambda: folder)
+    monkeypatch.setattr(pack_cache, "LEAST_BYTES", 0)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct."""

@@ -12,15 +12,19 @@ _ATTRIBUTES = [
     ("scale", "f"),
     *[(n, "q") for n in ("layer", "n_heads", "n_kv_heads", "head_dim", "window")],
 ]
+_INSTRUCTION = [
+    *[("op", "s"), ("inputs", "i*"), ("outputs", "i*"), ("parameters", "i*")],
+    *[*_ATTRIBUTES, *((name, "B") for name in ("causal", "tanh", "cross", "indices", "function", "pooling"))],
+]
 _LAYOUT = {
-    "values": [("space", "B"), ("width", "q"), ("bits", "i"), ("group", "q")],
     "parameters": [("name", "s"), ("kind", "B")],
-    "instructions": [
-        *[("op", "s"), ("inputs", "i*"), ("outputs", "i*"), ("parameters", "i*")],
-        *[*_ATTRIBUTES, *((name, "B") for name in ("causal", "tanh", "cross", "indices", "function", "pooling"))],
+    "programs": [
+        ("name", "s"),
+        ("values", [("space", "B"), ("width", "q"), ("bits", "i"), ("group", "q")]),
+        ("instructions", _INSTRUCTION),
+        ("marks", [("name", "s"), ("value", "i")]),
+        ("result", "i"),
     ],
-    "marks": [("name", "s"), ("value", "i")],
-    "result": "i",
     "context_length": "q",
     "tensors": [("name", "s"), ("bytes", "q"), ("checksums", "Q*")],
     "n_attachments": "q",
@@ -37,8 +41,10 @@ _BY_KIND = {
 def read_head(path: Path) -> dict:
     body, at = _body(path.read_bytes()), 0
 
-    def take(kind: str) -> object:
+    def take(kind: str | list) -> object:
         nonlocal at
+        if isinstance(kind, list):
+            return [item(kind) for _ in range(take("I"))]
         if kind == "s" or kind.endswith("*"):
             n = take("I")
             if kind == "s":
@@ -53,9 +59,7 @@ def read_head(path: Path) -> dict:
         made = {name: take(kind) for name, kind in fields}
         return made | {name: take(kind) for name, kind in _BY_KIND[made["kind"]]} if "kind" in made else made
 
-    head = {}
-    for name, layout in _LAYOUT.items():
-        head[name] = take(layout) if isinstance(layout, str) else [item(layout) for _ in range(take("I"))]
+    head = {name: take(layout) for name, layout in _LAYOUT.items()}
     assert at == len(body)
     return head
 
@@ -66,7 +70,9 @@ def write_head(path: Path, head: dict) -> None:
 
 
 def head_bytes(head: dict) -> bytes:
-    def put(kind: str, value: object) -> bytes:
+    def put(kind: str | list, value: object) -> bytes:
+        if isinstance(kind, list):
+            return struct.pack("<I", len(value)) + b"".join(item(kind, one) for one in value)
         if kind == "s":
             raw = value.encode()
             return struct.pack("<I", len(raw)) + raw
@@ -78,13 +84,7 @@ def head_bytes(head: dict) -> bytes:
         more = _BY_KIND.get(value["kind"], []) if "kind" in value else []
         return b"".join(put(kind, value[name]) for name, kind in [*fields, *more])
 
-    raw = b""
-    for name, layout in _LAYOUT.items():
-        if isinstance(layout, str):
-            raw += put(layout, head[name])
-        else:
-            raw += struct.pack("<I", len(head[name])) + b"".join(item(layout, one) for one in head[name])
-    return raw
+    return b"".join(put(layout, head[name]) for name, layout in _LAYOUT.items())
 
 
 def body_of(path: Path) -> bytes:

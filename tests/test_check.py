@@ -22,7 +22,8 @@ import jiffy
 import tiny
 from compare import assert_close, assert_same
 from jiffy import _core
-from jiffy.check import Report, check, weight_bounds
+from jiffy.check import Report, check
+from jiffy.check_parts import weight_bounds
 from jiffy.check_text import TEXT
 from jiffy.checkpoint import open_checkpoint
 from jiffy.graph import Trace

@@ -42,7 +42,7 @@ def test_hugging_face_folder(tmp_path, dtype, shards):
     checkpoint = open_checkpoint(tmp_path)
     assert_holds(checkpoint, weights)
     assert {entry.dtype for entry in checkpoint.tensors.values()} == {dtype}
-    assert checkpoint.tokenizer_source == tmp_path
+    assert checkpoint.text.place == str(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"])
@@ -53,7 +53,7 @@ def test_gguf_file(tmp_path, dtype):
     assert_holds(checkpoint, weights)
     assert checkpoint.tensors["layers.1.mlp.down_proj.weight"].dtype == dtype
     assert checkpoint.tensors["norm.weight"].dtype == "f32"
-    assert checkpoint.tokenizer_source["tokenizer.ggml.tokens"] == tiny.vocabulary(259)[0]
+    assert checkpoint.text["tokenizer.ggml.tokens"] == tiny.vocabulary(259)[0]
 
 
 def test_gguf_file_with_all_options(tmp_path):

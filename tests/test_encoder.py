@@ -332,6 +332,6 @@ def test_threads_share_an_encoder(encoder):
 def test_load_gives_the_class_that_fits(folder, random_folder):
     assert isinstance(jiffy.load(folder), jiffy.Encoder)
     assert isinstance(jiffy.load(random_folder), jiffy.Model)
-    with pytest.raises(jiffy.Unsupported, match="the folder of an encoder"):
+    with pytest.raises(jiffy.Unsupported, match="expected an encoder, found a language model"):
         jiffy.load_encoder(random_folder)
     assert jiffy.load(folder, weights="i8").info()["formats"].keys() == {"i8"}

@@ -15,6 +15,7 @@ import jiffy
 import tiny_marian
 from compare import assert_close, assert_same
 from jiffy.hub import PinnedFile, fetch_package_files, resolve_model
+from jiffy.named_files import FilesOfFolder
 from jiffy.tokenizer import Tokenizer
 from jiffy.tokenizer_spm import vocabulary_from_spm
 from tiny_marian import PIECES
@@ -158,7 +159,8 @@ ODD_TEXTS = [
 def test_tokens_are_those_of_sentencepiece(pair, botchan_text):
     """Also where cuts have equal sums of scores but for their rounding, as in "......."."""
     path = next(resolve_model(f"marian-{pair}").glob("*.spm"))
-    own, other = Tokenizer(vocabulary_from_spm(path), path.name), sentencepiece.SentencePieceProcessor(str(path))
+    own = Tokenizer(vocabulary_from_spm(FilesOfFolder(path.parent), path.name), path.name)
+    other = sentencepiece.SentencePieceProcessor(str(path))
     for text in [*ODD_TEXTS, *botchan_text.splitlines(), botchan_text[:50_000]]:
         assert own.encode(text) == other.encode(text), text[:80]
     assert own.decode(own.encode("Olá, mundo!")) == "Olá, mundo!"

@@ -9,6 +9,7 @@ import pytest
 import jiffy
 import tiny_marian
 import tiny_seq2seq
+from jiffy.named_files import FilesOfFolder
 from jiffy.tokenizer import Tokenizer
 from jiffy.tokenizer_spm import vocabulary_from_spm
 from tiny_marian import PIECES
@@ -29,7 +30,7 @@ def folder(tmp_path):
 
 def test_ids_are_those_of_the_numbering(folder):
     model = jiffy.load(folder)
-    own = Tokenizer(vocabulary_from_spm(folder / "source.spm"), "source.spm")
+    own = Tokenizer(vocabulary_from_spm(FilesOfFolder(folder), "source.spm"), "source.spm")
     text = "ab abc, the! 12 é zz"
     assert model.reader.ids(text) == [*(3 * i for i in own.encode(text)), 0]
     assert model.tokenizer.decode(model.reader.ids(text)[:-1]) == "ab abc, the! 12 é "

@@ -21,15 +21,6 @@ IDS = [1, 7, 300, 5]
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of one's own, which keeps small models, too."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(pack_cache, "folder", lambda: folder)
-    monkeypatch.setattr(pack_cache, "LEAST_BYTES", 0)
-    return folder
-
-
-@pytest.fixture
 def source(tmp_path) -> Path:
     tiny.write_hf_llama(tmp_path / "model", vocab_size=512)
     return tmp_path / "model"

@@ -88,6 +88,6 @@ def test_old_names_and_counters_of_positions(tmp_path):
 def test_what_attention_is_fused_to(tmp_path, name, store):
     """q, k and v are one instruction, and the sum is the projection's own."""
     tiny.write(tmp_path, name)
-    ops = jiffy.load_encoder(tmp_path, weights="i8").traced("hidden").fused().ops
+    ops = jiffy.load_encoder(tmp_path, weights="i8")._prepared.programs["hidden"].program.fused().ops
     assert f"quantize matmul {store} attention quantize matmul layer_norm" in " ".join(ops)
     assert ops.count("add") == (2 if name == "bert" else 0)  # of tables

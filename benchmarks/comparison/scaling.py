@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jiffy.bench.model import Figure, OpTime
+from jiffy.bench.measuring import Figure, OpTime
 from jiffy.config import Config
 
 SLAB_ROWS = 16

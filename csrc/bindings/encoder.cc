@@ -7,6 +7,7 @@
 #include "bindings/interruptible.h"
 #include "bindings/profile.h"
 #include "kernels/cpu/select.h"
+#include "runtime/recorder.h"
 
 namespace py = pybind11;
 
@@ -43,6 +44,25 @@ std::vector<InstructionProfile> profile(Encoder& encoder, const Numbers<int32_t>
   return profile;
 }
 
+// The result for one sequence, and the rows of the values.
+py::tuple observe(Encoder& encoder, const Numbers<int32_t>& token_ids, const std::vector<int>& values) {
+  const auto n_tokens = static_cast<int64_t>(token_ids.size());
+  const EncoderInput input{vector_of(token_ids), {}, {n_tokens}};
+  const int64_t n_rows = encoder.n_rows(input, {});
+  Recorder recorder(encoder.program(), values, n_tokens);
+  py::array_t<float> out({static_cast<py::ssize_t>(n_rows), static_cast<py::ssize_t>(encoder.width())});
+  float* data = out.mutable_data();
+  interruptible([&] { encoder.run(input, {}, data, python_signal, std::ref(recorder)); });
+  py::list rows;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Value& value = encoder.program().values()[static_cast<size_t>(values[i])];
+    const int64_t n = value.space == Space::kOutputs ? n_rows : n_tokens;
+    rows.append(
+        py::array_t<float>({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(value.width)}, recorder.rows(i)));
+  }
+  return py::make_tuple(std::move(out), std::move(rows));
+}
+
 std::shared_ptr<Encoder> make_encoder(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
                                       const std::string& isa, int64_t context, int64_t batch_tokens,
                                       const std::string& kv_dtype) {
@@ -62,6 +82,9 @@ void bind_encoder(py::module_& m) {
            "pools, else for each token, or for those whose numbers `rows` has in ascending order.")
       .def("profile", &profile, py::arg("token_ids"), py::arg("lengths"),
            "run() for an InstructionProfile for each instruction of each step.")
+      .def("observe", &observe, py::arg("token_ids"), py::arg("values"),
+           "run() of one sequence, and for each value of the program float32 [n_tokens, width], or a row of what is "
+           "pooled; quantised rows as floats.")
       .def_property_readonly("width", &Encoder::width)
       .def_property_readonly("pools", [](const Encoder& encoder) { return encoder.program().pools(); })
       .def_property_readonly("isa", &Encoder::isa)

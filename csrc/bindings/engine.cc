@@ -25,12 +25,13 @@ py::array_t<float> logits(Engine& engine, std::vector<int32_t> tokens, std::vect
 }
 
 // The logits, and the rows of the values.
-py::tuple observe(Engine& engine, std::vector<int32_t> tokens, const std::vector<int>& values) {
+py::tuple observe(Engine& engine, std::vector<int32_t> tokens, const std::vector<int>& values,
+                  std::vector<int32_t> source) {
   const py::ssize_t n_tokens = static_cast<py::ssize_t>(tokens.size());
   Recorder recorder(engine.program(), values, n_tokens);
   py::array_t<float> out({n_tokens, static_cast<py::ssize_t>(engine.vocab_size())});
   float* data = out.mutable_data();
-  interruptible([&] { engine.logits(std::move(tokens), data, python_signal, std::ref(recorder)); });
+  interruptible([&] { engine.logits(std::move(tokens), data, python_signal, std::ref(recorder), std::move(source)); });
   py::list rows;
   for (size_t i = 0; i < values.size(); ++i) {
     rows.append(py::array_t<float>({n_tokens, static_cast<py::ssize_t>(recorder.width(i))}, recorder.rows(i)));
@@ -167,10 +168,12 @@ void bind_engine(py::module_& m) {
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
       .def("logits", &logits, py::arg("token_ids"), py::arg("source") = std::vector<int32_t>{},
            "float32 [n_tokens, vocab_size]")
-      .def("observe", &observe, py::arg("token_ids"), py::arg("values"),
+      .def("observe", &observe, py::arg("token_ids"), py::arg("values"), py::arg("source") = std::vector<int32_t>{},
            "The logits of a prompt, and for each value of the program float32 [n_tokens, width]; quantised rows as "
            "floats.")
-      .def("profile_step", &profile_step, "step() beside an InstructionProfile for each instruction of the program.")
+      .def("profile_step", &profile_step,
+           "step() beside an InstructionProfile for each instruction of its programs: the encoder's, if it read, come "
+           "first.")
       .def("score", &score, py::arg("token_ids"),
            "float32 [n_tokens - 1]: the log probability of each token after the first, given those before.")
       .def("idle", &Engine::idle, without_gil)

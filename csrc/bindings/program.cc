@@ -217,6 +217,7 @@ void bind_program(py::module_& m) {
       .def_property_readonly("values", &Program::values)
       .def_property_readonly("parameters", &parameters, "As the constructor takes them.")
       .def_property_readonly("instructions", &Program::instructions)
+      .def_property_readonly("width", &Program::result_width)
       .def_property_readonly("vocab_size", &Program::vocab_size)
       .def_property_readonly("n_types", &Program::n_types)
       .def_property_readonly("pools", &Program::pools)

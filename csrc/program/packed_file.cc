@@ -156,7 +156,13 @@ std::string PackedFile::attachment(const std::string& name) const {
   fail(ErrorKind::kFormat, place(name), "an attachment of this name", "none");
 }
 
-std::shared_ptr<Program> PackedFile::program(int64_t context, ThreadPool& pool) const {
+std::vector<std::string> PackedFile::attachments() const {
+  std::vector<std::string> names;
+  for (int64_t t = 0; t < head_.n_attachments; ++t) names.push_back(head_.tensors[static_cast<size_t>(t)].name);
+  return names;
+}
+
+std::vector<NamedProgram> PackedFile::programs(int64_t context, ThreadPool& pool) const {
   if (context < 1 || context > head_.context_length) {
     fail(ErrorKind::kParameter, "context", "1 to " + std::to_string(head_.context_length) + ", as in " + name_,
          std::to_string(context));
@@ -166,16 +172,20 @@ std::shared_ptr<Program> PackedFile::program(int64_t context, ThreadPool& pool) 
   const auto arena = std::make_shared<Arena>();
   arena->memory = Buffer::allocate(static_cast<size_t>(bytes), "weights of " + name_);
   auto* memory = arena->memory.as<uint8_t>();
-  ProgramSpec spec{.values = head_.values,
-                   .parameters = {},
-                   .instructions = head_.instructions,
-                   .result = head_.result,
-                   .context_length = context,
-                   .owners = {arena}};
-  for (const PackedParameter& p : head_.parameters) spec.parameters.push_back(parameter(p, memory, context));
-  auto program = std::make_shared<Program>(std::move(spec));  // before the weights are read: a broken one costs nothing
+  std::vector<Parameter> parameters;
+  for (const PackedParameter& p : head_.parameters) parameters.push_back(parameter(p, memory, context));
+  std::vector<NamedProgram> programs;  // before the weights are read: a broken one costs nothing
+  for (const PackedProgram& p : head_.programs) {
+    ProgramSpec spec{.values = p.values,
+                     .parameters = parameters,
+                     .instructions = p.instructions,
+                     .result = p.result,
+                     .context_length = context,
+                     .owners = {arena}};
+    programs.push_back({p.name, std::make_shared<const Program>(std::move(spec)), p.marks});
+  }
   read_weights(memory, pool);
-  return program;
+  return programs;
 }
 
 Parameter PackedFile::parameter(const PackedParameter& p, uint8_t* arena, int64_t context) const {

@@ -14,16 +14,24 @@
 
 namespace jiffy {
 
-// What goes into a file beside the program.
+// A program of a model, by a name that no other of its programs has.
+struct NamedProgram {
+  std::string name;
+  std::shared_ptr<const Program> program;
+  std::vector<std::pair<std::string, int>> marks;  // values with a name
+};
+
+// What goes into a file beside the programs.
 struct PackedExtras {
-  std::vector<std::pair<std::string, int>> marks;                // values with a name
   std::vector<std::pair<std::string, std::string>> attachments;  // name, bytes; at least one each
   int64_t context_length = 0;  // the longest that the model may be loaded with: rope tables are made for it anew
 };
 
-// Writes `program` as it was traced, not fused: fusion is for whoever runs it. Throws kFormat naming the path when the
-// file can't be written, and then leaves what was there before.
-void write_packed(const std::string& path, const Program& program, const PackedExtras& extras, ThreadPool& pool);
+// Writes programs as they were traced, not fused: fusion is for whoever runs them. What several of them have as a
+// parameter is stored once. Throws kFormat naming the path when the file can't be written, and then leaves what was
+// there before.
+void write_packed(const std::string& path, const std::vector<NamedProgram>& programs, const PackedExtras& extras,
+                  ThreadPool& pool);
 
 // Whether a file says of itself that it is a packed model, whatever else may be wrong with it.
 bool is_packed(const std::string& path);
@@ -34,7 +42,6 @@ class PackedFile {
   // layout version.
   explicit PackedFile(const std::string& path);
 
-  const std::vector<std::pair<std::string, int>>& marks() const { return head_.marks; }
   int64_t context_length() const { return head_.context_length; }
   bool one_context() const;  // whether it may be loaded with that context alone
 
@@ -42,9 +49,11 @@ class PackedFile {
   // Throws kFormat where there is none, or a damaged one.
   std::string attachment(const std::string& name) const;
 
-  // The program for a context of so many positions, its weights in one buffer. Throws kFormat naming what is damaged,
-  // kParameter for a context that the file does not allow, kOutOfMemory.
-  std::shared_ptr<Program> program(int64_t context, ThreadPool& pool) const;
+  std::vector<std::string> attachments() const;
+
+  // The programs for a context of so many positions, whose parameters are one list and their weights in one buffer.
+  // Throws kFormat naming what is damaged, kParameter for a context that the file does not allow, kOutOfMemory.
+  std::vector<NamedProgram> programs(int64_t context, ThreadPool& pool) const;
 
  private:
   std::string place(const std::string& field) const { return name_ + " " + field; }

@@ -1,6 +1,8 @@
 #include "program/packed_head.h"
 
 #include <cmath>
+#include <set>
+#include <utility>
 
 #include "base/bytes.h"
 
@@ -10,7 +12,8 @@ namespace {
 using Kind = PackedParameter::Kind;
 
 // What an item of a list takes at the least.
-constexpr size_t kValueBytes = 21, kParameterBytes = 9, kInstructionBytes = 70, kMarkBytes = 8, kTensorBytes = 16;
+constexpr size_t kValueBytes = 21, kParameterBytes = 9, kInstructionBytes = 70, kMarkBytes = 8, kTensorBytes = 16,
+                 kProgramBytes = 20;
 
 void write_format(ByteWriter& w, const WeightFormat& f) {
   w.number<int32_t>(f.bits);
@@ -165,6 +168,41 @@ std::pair<std::string, int> read_mark(ByteReader& r, const std::string& field) {
   return {std::move(name), r.number<int>(field + " value")};
 }
 
+PackedProgram read_program(ByteReader& r, const std::string& field) {
+  PackedProgram program;
+  program.name = r.text(field + " name");
+  const std::string own = program.name + " ";
+  program.values = read_list(r, own + "value", kValueBytes, read_value);
+  program.instructions = read_list(r, own + "instruction", kInstructionBytes, read_instruction);
+  program.marks = read_list(r, own + "mark", kMarkBytes, read_mark);
+  program.result = r.number<int32_t>(own + "result");
+  for (const auto& [name, value] : program.marks) {
+    if (value >= 0 && std::cmp_less(value, program.values.size())) continue;
+    fail(ErrorKind::kFormat, r.place(own + "mark " + name), "a value below " + std::to_string(program.values.size()),
+         std::to_string(value));
+  }
+  return program;
+}
+
+void write_program(ByteWriter& w, const PackedProgram& program) {
+  w.text(program.name);
+  w.number(static_cast<uint32_t>(program.values.size()));
+  for (const Value& value : program.values) {
+    w.number(static_cast<uint8_t>(value.space));
+    w.number(value.width);
+    w.number<int32_t>(value.format.bits);
+    w.number(value.format.group);
+  }
+  w.number(static_cast<uint32_t>(program.instructions.size()));
+  for (const Instruction& at : program.instructions) write_instruction(w, at);
+  w.number(static_cast<uint32_t>(program.marks.size()));
+  for (const auto& [name, value] : program.marks) {
+    w.text(name);
+    w.number<int32_t>(value);
+  }
+  w.number<int32_t>(program.result);
+}
+
 // All of a parameter lies within its tensor. Divisions, because products of what a file says may overflow.
 void check_place(const ByteReader& r, const PackedHead& head, const PackedParameter& p) {
   const auto broken = [&](const char* field, const std::string& expected, int64_t found) {
@@ -199,11 +237,10 @@ void check_head(const ByteReader& r, const PackedHead& head) {
   for (const PackedParameter& p : head.parameters) {
     if (p.kind != Kind::kRope) check_place(r, head, p);
   }
-  for (const auto& [name, value] : head.marks) {
-    if (value < 0 || value >= static_cast<int64_t>(head.values.size())) {
-      fail(ErrorKind::kFormat, r.place("mark " + name), "a value below " + std::to_string(head.values.size()),
-           std::to_string(value));
-    }
+  std::set<std::string> names;
+  for (const PackedProgram& program : head.programs) {
+    if (names.insert(program.name).second) continue;
+    fail(ErrorKind::kFormat, r.place("programs"), "one of a name", "two, " + program.name);
   }
 }
 
@@ -232,23 +269,10 @@ int64_t PackedHead::offset_of(size_t tensor) const {
 
 std::vector<uint8_t> head_bytes(const PackedHead& head) {
   ByteWriter w;
-  w.number<uint32_t>(static_cast<uint32_t>(head.values.size()));
-  for (const Value& value : head.values) {
-    w.number(static_cast<uint8_t>(value.space));
-    w.number(value.width);
-    w.number<int32_t>(value.format.bits);
-    w.number(value.format.group);
-  }
   w.number(static_cast<uint32_t>(head.parameters.size()));
   for (const PackedParameter& p : head.parameters) write_parameter(w, p);
-  w.number(static_cast<uint32_t>(head.instructions.size()));
-  for (const Instruction& at : head.instructions) write_instruction(w, at);
-  w.number(static_cast<uint32_t>(head.marks.size()));
-  for (const auto& [name, value] : head.marks) {
-    w.text(name);
-    w.number<int32_t>(value);
-  }
-  w.number<int32_t>(head.result);
+  w.number(static_cast<uint32_t>(head.programs.size()));
+  for (const PackedProgram& program : head.programs) write_program(w, program);
   w.number(head.context_length);
   w.number(static_cast<uint32_t>(head.tensors.size()));
   for (const PackedTensor& tensor : head.tensors) {
@@ -263,11 +287,8 @@ std::vector<uint8_t> head_bytes(const PackedHead& head) {
 PackedHead parse_head(const uint8_t* data, size_t size, const std::string& where) {
   ByteReader r(data, size, where);
   PackedHead head;
-  head.values = read_list(r, "value", kValueBytes, read_value);
   head.parameters = read_list(r, "parameter", kParameterBytes, read_parameter);
-  head.instructions = read_list(r, "instruction", kInstructionBytes, read_instruction);
-  head.marks = read_list(r, "mark", kMarkBytes, read_mark);
-  head.result = r.number<int32_t>("result");
+  head.programs = read_list(r, "program", kProgramBytes, read_program);
   head.context_length = r.number<int64_t>("context_length", 1, INT32_MAX);
   head.tensors = read_list(r, "tensor", kTensorBytes, read_tensor);
   head.n_attachments = r.number<int64_t>("n_attachments", 0, static_cast<int64_t>(head.tensors.size()));

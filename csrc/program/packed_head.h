@@ -1,4 +1,4 @@
-// The head of a packed model file: a program in its one serial form, and where in the file its weights lie.
+// The head of a packed model file: programs in their one serial form, and where in the file their weights lie.
 //
 // The file is a safetensors file whose tensors are all bytes and start on multiples of 4096 from its own start; each is
 // filled up with zeros to the next multiple.
@@ -51,12 +51,18 @@ struct PackedParameter {
   RopeAngles rope;
 };
 
-struct PackedHead {
+// Its instructions name parameters of the file, which all programs share.
+struct PackedProgram {
+  std::string name;
   std::vector<Value> values;
-  std::vector<PackedParameter> parameters;
   std::vector<Instruction> instructions;
   std::vector<std::pair<std::string, int>> marks;  // values with a name
   int result = -1;
+};
+
+struct PackedHead {
+  std::vector<PackedParameter> parameters;
+  std::vector<PackedProgram> programs;
   int64_t context_length = 0;  // the longest that the model may be loaded with
   int64_t n_attachments = 0;   // the first of `tensors`: bytes that mean nothing here (config, tokenizer)
   std::vector<PackedTensor> tensors;
@@ -67,7 +73,7 @@ struct PackedHead {
 std::vector<uint8_t> head_bytes(const PackedHead& head);
 
 // Throws kFormat naming the field for what no head_bytes() gives: every range is checked against the tensors, and every
-// number against its own bounds. Whether the program makes sense is for Program's constructor to say.
+// number against its own bounds. Whether a program makes sense is for Program's constructor to say.
 PackedHead parse_head(const uint8_t* data, size_t size, const std::string& where);
 
 // The pieces of the file's JSON, in order; joined and filled up with spaces they are the header.

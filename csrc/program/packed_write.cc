@@ -1,7 +1,8 @@
-// A program into a packed file: which memory its weights take, and that memory, piece by piece, onto the disk.
+// Programs into a packed file: which memory their weights take, and that memory, piece by piece, onto the disk.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <set>
 
 #include "base/checksum.h"
 #include "program/packed_file.h"
@@ -38,19 +39,25 @@ PackedParameter description(const Parameter& p) {
   return packed;
 }
 
+// Matrices and rope tables are one by their memory. Every program has copies of its vectors, so these are one by what
+// is in them.
+bool same(const Parameter& a, const Parameter& b) {
+  if (a.rows != b.rows || a.cols != b.cols || a.rope != b.rope) return false;
+  if (a.matrix.data != nullptr || b.matrix.data != nullptr) return a.matrix.data == b.matrix.data;
+  const auto n = static_cast<size_t>(a.rows * a.cols);
+  return a.rope != nullptr || std::memcmp(a.floats, b.floats, n * sizeof(float)) == 0;
+}
+
 class PackedWriter {
  public:
-  PackedWriter(const Program& program, const PackedExtras& extras) : extras_(extras) {
-    head_.values = program.values();
-    head_.instructions = program.instructions();
-    head_.marks = extras.marks;
-    head_.result = program.result();
+  PackedWriter(const std::vector<NamedProgram>& programs, const PackedExtras& extras) {
+    for (const NamedProgram& named : programs) add_program(named);
     head_.context_length = extras.context_length;
     head_.n_attachments = static_cast<int64_t>(extras.attachments.size());
     for (const auto& [name, bytes] : extras.attachments) {
       add_tensor(name, reinterpret_cast<const uint8_t*>(bytes.data()), static_cast<int64_t>(bytes.size()));
     }
-    place_weights(program.parameters());
+    place_weights();
   }
 
   void write(const std::string& path, ThreadPool& pool) {
@@ -68,6 +75,26 @@ class PackedWriter {
   }
 
  private:
+  void add_program(const NamedProgram& named) {
+    const Program& program = *named.program;
+    std::vector<int> places;  // of its parameters among those of all programs
+    for (const Parameter& p : program.parameters()) places.push_back(place_of(p));
+    PackedProgram packed{named.name, program.values(), program.instructions(), named.marks, program.result()};
+    for (Instruction& at : packed.instructions) {
+      for (int& p : at.parameters) p = p < 0 ? p : places[static_cast<size_t>(p)];
+    }
+    head_.programs.push_back(std::move(packed));
+  }
+
+  int place_of(const Parameter& p) {
+    const auto found = std::find_if(parameters_.begin(), parameters_.end(), [&](auto& one) { return same(one, p); });
+    if (found != parameters_.end()) return static_cast<int>(found - parameters_.begin());
+    parameters_.push_back(p);
+    std::string& name = parameters_.back().name;  // a tensor's name: vectors of two programs are numbered alike
+    for (int i = 2; !names_.insert(name).second; ++i) name = p.name + " " + std::to_string(i);
+    return static_cast<int>(parameters_.size()) - 1;
+  }
+
   void add_tensor(const std::string& name, const uint8_t* data, int64_t bytes) {
     head_.tensors.push_back({name, bytes, std::vector<uint64_t>(static_cast<size_t>(n_pieces(bytes)))});
     data_.push_back(data);
@@ -75,11 +102,11 @@ class PackedWriter {
 
   // One tensor for each stretch of memory that parameters lie in: two interleaved matrices share theirs. The tensors
   // are in the order of the parameters, which is that in which a step reads them.
-  void place_weights(const std::vector<Parameter>& parameters) {
+  void place_weights() {
     std::vector<Extent> extents;
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      head_.parameters.push_back(description(parameters[i]));
-      if (parameters[i].rope == nullptr) extents.push_back(extent_of(parameters[i], i));
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      head_.parameters.push_back(description(parameters_[i]));
+      if (parameters_[i].rope == nullptr) extents.push_back(extent_of(parameters_[i], i));
     }
     std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
     std::vector<std::vector<Extent>> stretches;
@@ -159,15 +186,17 @@ class PackedWriter {
     return bytes;
   }
 
-  const PackedExtras& extras_;
   PackedHead head_;
-  std::vector<const uint8_t*> data_;  // of head_.tensors
+  std::vector<Parameter> parameters_;  // of all programs
+  std::set<std::string> names_;        // of these
+  std::vector<const uint8_t*> data_;   // of head_.tensors
 };
 
 }  // namespace
 
-void write_packed(const std::string& path, const Program& program, const PackedExtras& extras, ThreadPool& pool) {
-  PackedWriter(program, extras).write(path, pool);
+void write_packed(const std::string& path, const std::vector<NamedProgram>& programs, const PackedExtras& extras,
+                  ThreadPool& pool) {
+  PackedWriter(programs, extras).write(path, pool);
 }
 
 }  // namespace jiffy

@@ -205,7 +205,7 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   const auto lock = enter();
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
-  read_sources(slices, interrupted);
+  read_sources(slices, interrupted, observer);
   const Batch batch(slices, false, reader_ ? &reader_->layout() : nullptr);
   std::vector<const Sequence*> rows;  // children's parameters are their parent's, but for the seed
   for (const Slice& slice : slices) {
@@ -222,14 +222,14 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   return events;
 }
 
-void Engine::read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted) {
+void Engine::read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted, const Observer& observer) {
   std::vector<SourceText*> texts;
   for (const Slice& slice : slices) {
     SourceText* const text = slice.sequence->source.get();
     const bool seen = std::find(texts.begin(), texts.end(), text) != texts.end();
     if (text != nullptr && !text->encoded && !seen) texts.push_back(text);
   }
-  if (!texts.empty()) reader_->read(texts, interrupted);
+  if (!texts.empty()) reader_->read(texts, interrupted, observer);
 }
 
 std::vector<Outcome> Engine::compute(const Batch& batch, const std::vector<const Sequence*>& rows,

@@ -78,7 +78,7 @@ class Engine {
   std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params,
                                           std::shared_ptr<SourceText> source);
   void reserve_logits(int64_t n_outputs);
-  void read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted);
+  void read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted, const Observer& observer);
   std::vector<Outcome> compute(const Batch& batch, const std::vector<const Sequence*>& rows,
                                const Interrupted& interrupted, const Observer& observer);
   template <class Place, class Done>

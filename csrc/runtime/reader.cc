@@ -23,7 +23,7 @@ std::shared_ptr<SourceText> Reader::text(std::vector<int32_t> tokens) {
   return std::make_shared<SourceText>(std::move(tokens), cache_.pool());
 }
 
-void Reader::read(const std::vector<SourceText*>& texts, const Interrupted& interrupted) {
+void Reader::read(const std::vector<SourceText*>& texts, const Interrupted& interrupted, const Observer& observer) {
   EncoderInput input;
   for (const SourceText* text : texts) {
     input.token_ids.insert(input.token_ids.end(), text->tokens().begin(), text->tokens().end());
@@ -35,7 +35,7 @@ void Reader::read(const std::vector<SourceText*>& texts, const Interrupted& inte
     rows_ = Buffer();  // first the old memory back, then the new
     rows_ = Buffer::allocate(bytes, "an encoder's rows for " + std::to_string(input.token_ids.size()) + " tokens");
   }
-  encoder_->run(input, {}, rows_.as<float>(), interrupted);
+  encoder_->run(input, {}, rows_.as<float>(), interrupted, observer);
   write(texts);
   for (SourceText* text : texts) text->encoded = true;
 }

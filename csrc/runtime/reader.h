@@ -23,7 +23,7 @@ class Reader {
   std::shared_ptr<SourceText> text(std::vector<int32_t> tokens);
 
   // Those that have blocks and are not yet encoded. Throws Interruption, kOutOfMemory: then none of them is.
-  void read(const std::vector<SourceText*>& texts, const Interrupted& interrupted);
+  void read(const std::vector<SourceText*>& texts, const Interrupted& interrupted, const Observer& observer = {});
 
   const KvLayout& layout() const { return cache_.layout(); }
   const BlockPool& pool() const { return cache_.pool(); }

@@ -8,8 +8,8 @@
 
 namespace jiffy {
 
-// An Observer of the steps of one prompt, all of whose rows are outputs: it copies the rows of chosen values, in the
-// order of their positions, quantised rows as the floats that they stand for.
+// An Observer of the steps of one prompt, all of whose rows are outputs, or of one sequence that is pooled: it copies
+// the rows of chosen values, in the order of their positions, quantised rows as the floats that they stand for.
 class Recorder {
  public:
   // Throws kParameter for a value that no instruction of the program makes (there is none with such a number, or fusion

@@ -11,13 +11,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import _core
 from .config import Config
 from .errors import FormatError, Unsupported
 from .gguf import read_gguf
+from .named_files import FilesOfFolder, NamedFiles
 from .safetensors import read_safetensors_folder
 from .tensor_entry import TensorEntry
+
+if TYPE_CHECKING:
+    from .packed_config import AnyConfig
 
 __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 
@@ -43,15 +48,17 @@ _IGNORED = re.compile(r"layers\.[0-9]+\.self_attn\.rotary_emb\.inv_freq|layers\.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked model: `tensors` holds every tensor that `config` asks for, in its shape, and no other.
+    """A checked model of any family: `tensors` holds every tensor that `config` asks for, in its shape, and no other.
 
-    tokenizer_source: a Hugging Face folder, or the metadata of a GGUF file.
+    text: the files of a Hugging Face folder, or the metadata of a GGUF file, which have the tokenizer. weights: the
+    format that matrices are packed in where nobody asks for another; None for what the files hold.
     """
 
     path: Path
-    config: Config
+    config: AnyConfig
     tensors: Mapping[str, TensorEntry]
-    tokenizer_source: Path | Mapping[str, object]
+    text: NamedFiles | Mapping[str, object]
+    weights: str | None = None
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -73,7 +80,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     named = _unique((entry.name.removeprefix("model."), entry) for entry in read_safetensors_folder(folder).values())
     if config.tied and "lm_head.weight" in named:
         config = replace(config, tied=False)  # equal to the embedding or not, the file's own head is right
-    return Checkpoint(folder, config, _checked(config, named), folder)
+    return Checkpoint(folder, config, _checked(config, named), FilesOfFolder(folder))
 
 
 def _open_gguf(path: Path) -> Checkpoint:

@@ -64,6 +64,11 @@ class Config:
     output_bias: bool
     mlp_bias: bool
 
+    @property
+    def usual_context(self) -> int:
+        """Positions, unless somebody asks for fewer or more."""
+        return self.context_length
+
     @classmethod
     def from_hf(cls, folder: Path) -> Config:
         """From config.json, and generation_config.json where it exists.

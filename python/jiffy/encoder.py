@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import _core
 from .arguments import raises, truncates
-from .encoder_checkpoint import open_encoder
 from .encoder_texts import Text, TextReader, Tokens
 from .errors import ContextOverflow, Error, FormatError, ParameterError, Unsupported, shown
-from .graph import Trace
-from .loading import Loading, progress_bar
-from .models.bert import bert
-from .models.endings import chosen
-from .models.heads import embedding, head
-from .models.modernbert import modernbert
+from .models.programs import HEAD, HIDDEN, embedding_name
 from .results import Results
-from .sentence_config import Embedding
-from .weights import Packing, Weights
 
 if TYPE_CHECKING:
     from .encoder_config import EncoderConfig
-    from .models.endings import Ending
+    from .graph import Trace
+    from .prepared import Prepared
+    from .sentence_config import Embedding
 
 BATCH_TOKENS = 512  # of a step: its rows stay in the L2 and L3 caches (2048: 15 % slower)
 
@@ -46,20 +39,13 @@ class Encoder:
     config: its shape. embedding: how embeddings are made of hidden rows where nobody says otherwise.
     """
 
-    def __init__(self, path: Path, loading: Loading) -> None:
-        checkpoint = open_encoder(path)
-        self.path = path
-        self.config: EncoderConfig = checkpoint.config
-        self.embedding = Embedding.of(path)
-        most = min(self.embedding.max_tokens or self.config.context_length, self.config.context_length)
-        self._loading = loading = loading.completed(self.config, most)
-        self.reader = TextReader(path, self.config.vocab_size)
-        self._pool = _core.ThreadPool(loading.n_threads)
-        self._body, self._ending, self._weights, self._table = self._trace(checkpoint.tensors)
-        self._formats = self._count_formats()
-        self._programs: dict[object, _core.Encoder] = {}
-        if self.config.head.task:
-            self._native("head")  # reads its weights
+    def __init__(self, prepared: Prepared) -> None:
+        self.path = prepared.path
+        self.config: EncoderConfig = prepared.config
+        self.embedding: Embedding = self.config.embedding
+        self.reader: TextReader = prepared.reader
+        self._prepared, self._loading = prepared, prepared.loading
+        self._programs: dict[str, _core.Encoder] = {}
 
     def encode(
         self,
@@ -93,34 +79,34 @@ class Encoder:
         errors: "raise" what is wrong with a text at its turn, after which the iterator goes on with the next text, or
         "return" it in the place of its embedding.
         """
-        native = self._native(("embedding", *self.embedding.chosen(pooling, normalize)))
+        native = self._native(embedding_name(*self.embedding.chosen(pooling, normalize)))
         return self._results(texts, native, lambda _, __, rows: rows[0], overflow=overflow, errors=errors)
 
     def hidden_states(self, text: Text | None = None, *, token_ids: list[int] | None = None) -> np.ndarray:
         """float32 [n_tokens, dim]: the last layer's row of each token of a text, or of token ids as they are."""
-        return self._rows_of(self._native("hidden"), text, token_ids)
+        return self._rows_of(self._native(HIDDEN), text, token_ids)
 
     def scores(self, text: Text | None = None, *, token_ids: list[int] | None = None) -> np.ndarray:
         """float32: what the head says of a text, or of token ids, before any softmax: [1, labels] of a sequence, else
         [n_tokens, labels], (start, end) or [n_tokens, vocab_size] of a masked language model.
 
         Raises Unsupported for a checkpoint without a head."""
-        return self._rows_of(self._native("head"), text, token_ids)
+        return self._rows_of(self._head(), text, token_ids)
 
     def sequence_scores(self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise") -> Results:
         """`scores` [labels] of any number of texts by a "sequence" head, as `embeddings` gives them."""
         self.needs_head("sequence")
-        native = self._native("head")
+        native = self._head()
         return self._results(texts, native, lambda _, __, rows: rows[0], overflow=overflow, errors=errors)
 
     def token_scores(self, texts: Iterable[Text], *, overflow: str = "error", errors: str = "raise") -> Results:
         """TokenScores of any number of texts by a "token" head, as `embeddings` gives embeddings."""
         self.needs_head("token")
-        return self._results(texts, self._native("head"), TokenScores, overflow=overflow, errors=errors)
+        return self._results(texts, self._head(), TokenScores, overflow=overflow, errors=errors)
 
     def window_scores(self, tokens: Sequence[Tokens]) -> list[np.ndarray]:
         """`scores` of texts that are tokens already. Raises FormatError where they are no numbers."""
-        outcome = self._outcomes([""] * len(tokens), list(tokens), self._native("head"), lambda _, __, rows: rows)
+        outcome = self._outcomes([""] * len(tokens), list(tokens), self._head(), lambda _, __, rows: rows)
         for one in outcome:
             if isinstance(one, Error):
                 raise one
@@ -132,16 +118,30 @@ class Encoder:
         self.needs_head("mask")
         if self.reader.mask_id is None:
             raise Unsupported(str(self.path), expected="a tokenizer with a mask", found=f"no {self.reader.mask_token}")
-        tokens = self._checked(self.reader.read([text], self.context, parse_special=True)[0])
+        tokens = self.checked(self.reader.read([text], self.context, parse_special=True)[0])
         at = np.flatnonzero(np.asarray(tokens.ids) == self.reader.mask_id)
         if not len(at):
             raise ParameterError("text", expected=f"at least one {self.reader.mask_token}", found="none")
-        scores = self._run(self._native("head"), [tokens], rows=at)
+        scores = self._run(self._head(), [tokens], rows=at)
         found = []
         for row in softmax(scores):
             best = np.argsort(-row, kind="stable")[:top]
             found.append([(self.reader.decode(int(i)), float(row[i])) for i in best])
         return found
+
+    @property
+    def usual_program(self) -> str:
+        """What such an encoder is loaded for: the scores of its head, or else embeddings."""
+        usual = self.embedding
+        return HEAD if self.config.head.task else embedding_name(usual.pooling, usual.normalised)
+
+    def trace(self, name: str) -> Trace:
+        """Of a program of `models.programs`."""
+        return self._prepared.programs[name].trace
+
+    def observe(self, name: str, token_ids: list[int], values: list[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """What a program makes of token ids, and the rows of values of its trace."""
+        return self._native(name).observe(np.asarray(token_ids, np.int32), values)
 
     def needs_head(self, task: str) -> None:
         """Raises Unsupported for a checkpoint that has no head for this."""
@@ -171,71 +171,39 @@ class Encoder:
             "dim": self.config.dim,
             "heads": self.config.n_heads,
             "vocab_size": self.config.vocab_size,
-            "formats": dict(self._formats),
-            "packed_bytes": sum(weight.n_bytes for weight in self._matrices()),
-            "kv_dtype": self._loading.kv_dtype_beside(self._formats),
+            "formats": dict(self._prepared.formats),
+            "packed_bytes": self._prepared.packed_bytes,
+            "kv_dtype": self._prepared.kv_dtype,
             "context": self.context,
             "threads": self._loading.n_threads,
             "isa": self._loading.isa,
         }
 
-    def _matrices(self) -> list[_core.Weight]:
-        """Of the encoder without its head."""
-        trace = self._body.branch()
-        chosen(trace, self._ending)
-        return [p for _, p in trace.parameters if isinstance(p, _core.Weight)]
-
-    def _count_formats(self) -> dict[str, int]:
-        formats: dict[str, int] = {}
-        for weight in self._matrices():
-            formats[weight.format] = formats.get(weight.format, 0) + weight.rows * weight.cols
-        return formats
-
-    def _trace(self, tensors) -> tuple[Trace, Ending, Weights, _core.Weight]:
-        trace = Trace()
-        body = modernbert if self.config.rope_thetas else bert
-        with progress_bar(sum(entry.n_bytes for entry in tensors.values()), self._loading.progress) as report:
-            weights = Weights(tensors, Packing(self._pool, self._loading.weights, self._loading.head, report))
-            table = weights.matrix("embed_tokens.weight")
-            ending = body(trace, self.config, weights, table, self.context)
-        return trace, ending, weights, table
-
-    def traced(self, key: object) -> _core.Program:
-        """The program for "hidden" rows, for the scores of the "head", or for an ("embedding", pooling, normalised)."""
-        trace = self._body.branch()
-        if key == "hidden":
-            result = chosen(trace, self._ending)
-        elif key == "head":
-            self._needs_any_head()
-            result = head(trace, self._ending, self.config, self._weights, self._table)
-        else:
-            _, pooling, normalised = key
-            result = embedding(trace, self._ending, pooling, normalised)
-        return trace.build(result, self.context)
-
-    def _native(self, key: object) -> _core.Encoder:
-        """The program that ends so, made when it is first asked for; all share the weights of the body."""
-        if key not in self._programs:
-            program = self.traced(key)
-            self._programs[key] = _core.Encoder(
-                program.fused() if self._loading.fuse else program,
-                self._pool,
+    def _native(self, name: str) -> _core.Encoder:
+        """The program of this name, made ready when it is first asked for; all share the weights of the body."""
+        if name not in self._programs:
+            if name not in self._prepared.programs:
+                raise FormatError(str(self.path), expected=f"a program for {name}", found="none")
+            self._programs[name] = _core.Encoder(
+                self._prepared.runnable(name),
+                self._prepared.pool,
                 isa=self._loading.isa,
                 context=self.context,
                 batch_tokens=BATCH_TOKENS,
-                kv_dtype=self._loading.kv_dtype_beside(self._formats),
+                kv_dtype=self._prepared.kv_dtype,
             )
-        return self._programs[key]
+        return self._programs[name]
 
-    def _needs_any_head(self) -> None:
+    def _head(self) -> _core.Encoder:
         if not self.config.head.task:
             raise Unsupported(str(self.path), expected="a checkpoint with a head", found="none")
+        return self._native(HEAD)
 
     def _rows_of(self, native: _core.Encoder, text: Text | None, token_ids: list[int] | None) -> np.ndarray:
         if (text is None) == (token_ids is None):
             raise ParameterError("text and token_ids", expected="exactly one of them", found="both or none")
         if token_ids is None:
-            tokens = self._checked(self.reader.read([text], self.context)[0])
+            tokens = self.checked(self.reader.read([text], self.context)[0])
             return self._run(native, [tokens])
         try:
             ids = np.asarray(token_ids)
@@ -250,7 +218,7 @@ class Encoder:
             raise ParameterError("token_ids", expected=expected, found=f"{ids.min()} to {ids.max()}")
         return native.run(ids.astype(np.int32), np.array([len(ids)]))
 
-    def _checked(self, tokens: Tokens | Error) -> Tokens:
+    def checked(self, tokens: Tokens | Error) -> Tokens:
         if isinstance(tokens, Error):
             raise tokens
         return tokens

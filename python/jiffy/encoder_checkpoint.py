@@ -7,23 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .checkpoint import Checkpoint
 from .encoder_config import EncoderConfig
 from .encoder_names import NAMES
 from .errors import FormatError
+from .named_files import FilesOfFolder
 from .safetensors import read_safetensors_folder
+from .sentence_config import Embedding
 from .tensor_entry import TensorEntry
 
 _LAYER = re.compile(r"layers\.([0-9]+)\.(\w+)")
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-
-
-@dataclass(frozen=True)
-class EncoderCheckpoint:
-    """A checked encoder: `tensors` holds every tensor that `config` asks for, in its shape, and no other."""
-
-    path: Path
-    config: EncoderConfig
-    tensors: Mapping[str, TensorEntry]
 
 
 @dataclass(frozen=True)
@@ -35,12 +29,12 @@ class _Wanted:
     rows: tuple[int, int] | None = None  # (begin, all that there are)
 
 
-def open_encoder(folder: Path) -> EncoderCheckpoint:
+def open_encoder(folder: Path) -> Checkpoint:
     """Opens a Hugging Face folder (config.json, safetensors). Raises FormatError, Unsupported."""
-    config = EncoderConfig.from_hf(folder)
+    config = replace(EncoderConfig.from_hf(folder), embedding=Embedding.of(folder))
     named = {_modern(name): entry for name, entry in read_safetensors_folder(folder).items()}
     tensors = {wanted.name: _found(config, named, wanted) for wanted in _wanted(config)}
-    return EncoderCheckpoint(folder, config, tensors)
+    return Checkpoint(folder, config, tensors, FilesOfFolder(folder))
 
 
 def _modern(name: str) -> str:

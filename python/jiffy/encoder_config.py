@@ -10,6 +10,7 @@ from .errors import FormatError, Unsupported, shown
 from .fields import Fields
 from .files import read_json
 from .rope_config import MAX_CONTEXT
+from .sentence_config import PLAIN, Embedding
 
 # What transformers assumes where config.json has no such key.
 _BERT = {
@@ -88,7 +89,7 @@ class EncoderConfig:
     make a group of albert's. tied: the head's vocabulary matrix is the table. windows: for each layer how many
     positions a token sees on a side, its own among them; 0 for all. rope_thetas: for each layer, empty without rope.
     n_buckets: of a bias by relative position; 0 for none. biases: which of "attention", "mlp", "norm", "head" and
-    "decoder" have them.
+    "decoder" have them. embedding: how hidden rows become an embedding where nobody says otherwise.
     """
 
     model_type: str
@@ -112,6 +113,11 @@ class EncoderConfig:
     rope_thetas: tuple[float, ...] = ()
     n_buckets: int = 0
     biases: frozenset[str] = frozenset(("attention", "mlp", "norm", "head"))
+    embedding: Embedding = PLAIN
+
+    @property
+    def usual_context(self) -> int:
+        return min(self.embedding.max_tokens or self.context_length, self.context_length)
 
     @property
     def head_dim(self) -> int:

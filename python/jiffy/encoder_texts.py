@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ContextOverflow, Error, FormatError, ParameterError, shown
 from .fields import Fields
-from .named_files import FilesOfFolder
+from .named_files import MAX_TOKENIZER_BYTES
 from .tokenizer import check_text
-from .tokenizer_hf import MAX_TOKENIZER_BYTES
 from .vocabulary import library_errors, read_library
 
 if TYPE_CHECKING:  # the library takes a while to import
     from tokenizers import Encoding
 
+    from .named_files import NamedFiles
+
 Text = str | tuple[str, str]  # a text, or two that are read together
 
-_WHERE = "tokenizer.json"
+_WHERE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _MASKS = ("[MASK]", "<mask>")
 
 
@@ -57,9 +57,8 @@ class TextReader:
     that looks like a special token is text, but where it is asked for.
     """
 
-    def __init__(self, folder: Path, vocab_size: int) -> None:
-        """Raises FormatError for a folder without a good tokenizer.json."""
-        files = FilesOfFolder(folder)
+    def __init__(self, files: NamedFiles, vocab_size: int) -> None:
+        """Raises FormatError for files without a good tokenizer.json."""
         raw = files.read(_WHERE, MAX_TOKENIZER_BYTES)
         with library_errors(_WHERE, "a tokenizer of the tokenizers library"):
             self._library, self._special = read_library(raw, _WHERE), read_library(raw, _WHERE)
@@ -67,7 +66,7 @@ class TextReader:
             largest = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
         if largest >= vocab_size:
             raise FormatError(_WHERE, expected=f"ids below the model's {vocab_size}", found=str(largest))
-        config = Fields(files.optional_json("tokenizer_config.json"), "tokenizer_config.json")
+        config = Fields(files.optional_json(_CONFIG), _CONFIG)
         self.mask_token = self._mask_token(config.get("mask_token"))
         self.mask_id = self._library.token_to_id(self.mask_token)
 

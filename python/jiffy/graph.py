@@ -6,8 +6,10 @@ each distinct kind among the consumers of a value. Fusion happens natively, late
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -31,6 +33,18 @@ class Node:
     format: _core.RowFormat = _F32
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A program and the trace that it came from. build: makes the program when it is first asked for."""
+
+    trace: Trace
+    build: Callable[[], _core.Program]
+
+    @cached_property
+    def program(self) -> _core.Program:
+        return self.build()
+
+
 @dataclass
 class Trace:
     """The program under construction. Each method appends an instruction and returns its result."""
@@ -43,11 +57,16 @@ class Trace:
     _quantized: dict[tuple[int, _core.RowFormat], Node] = field(default_factory=dict)  # (value, format) -> it as that
 
     @classmethod
-    def of(cls, program: _core.Program, marks: list[tuple[str, int]]) -> Trace:
-        """The trace that became `program`; marks: names of values, by index."""
+    def of(cls, program: _core.Program, marks: list[tuple[str, int]], parameters: list[tuple[str, object]]) -> Trace:
+        """The trace that became `program`, over its parameters; marks: names of values, by index."""
         values = program.values
         nodes = {name: Node(i, values[i].width, values[i].space, values[i].format) for name, i in marks}
-        return cls(values, program.parameters, program.instructions, nodes)
+        return cls(values, parameters, program.instructions, nodes)
+
+    def used(self) -> list[object]:
+        """The parameters that instructions ask for; programs of one packed file list those of the others, too."""
+        indices = dict.fromkeys(p for at in self.instructions for p in at.parameters if p >= 0)
+        return [self.parameters[p][1] for p in indices]
 
     def branch(self) -> Trace:
         """A trace that has begun as this one has: programs that end in different ways share their parameters."""
@@ -151,13 +170,17 @@ class Trace:
 
     def mark(self, name: str, x: Node) -> Node:
         """Names a value that one part of the model hands to the next, so that `jiffy check` can look at it. A later
-        part may read no other value of an earlier one; the result is marked last."""
+        part may read no other value of an earlier one; the result is marked last. A value has the last of its names."""
+        self.marks = {other: node for other, node in self.marks.items() if node.index != x.index}
         self.marks[name] = x
         return x
 
     def build(self, result: Node, context_length: int) -> _core.Program:
         """Validates the whole program. Raises FormatError naming the instruction and the parameter."""
         return _core.Program(self.values, self.parameters, self.instructions, result.index, context_length)
+
+    def traced(self, result: Node, context_length: int) -> Traced:
+        return Traced(self, lambda: self.build(result, context_length))
 
     def _stored_as(self, row_format: _core.RowFormat, x: Node) -> Node:
         if x.format == row_format:

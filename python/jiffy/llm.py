@@ -6,21 +6,21 @@ import os
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from . import _core
-from .checkpoint import open_checkpoint
 from .completion import Completion
 from .config import Config
-from .encoder_config import is_encoder
 from .errors import ParameterError, Unsupported
+from .families import ENCODER_DECODERS, ENCODERS, LANGUAGE_MODEL
 from .hub import DEFAULT_ENCODER, resolve_model
 from .loading import Loading, memory_errors
+from .models.programs import DECODER
 from .packed import write_packed
-from .prepare import prepare
+from .prepare import family_of, prepare
 from .prepared import Prepared, pack_checkpoint
 from .prompts import Fit, Prompt, PromptReader
 from .requests import Requests, Stream
 from .running import Running
 from .sampling import SamplingParams
-from .seq2seq import Seq2Seq, is_translator
+from .seq2seq import Seq2Seq
 from .static_files import is_static
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .encoder import Encoder
     from .score import Score
     from .static_vectors import StaticVectors
+    from .tokenizer import Tokenizer
 
 
 def load(
@@ -82,13 +83,11 @@ def load(
     )
     path = resolve_model(name_or_path, progress)
     with memory_errors(path, context):
-        if is_encoder(path):
-            return cast("Model", _encoder(path, loading))  # so that callers of what most models are keep its type
-        if is_translator(path):
-            return cast("Model", Seq2Seq(path, loading))
-        if is_static(path):
+        family = family_of(path)
+        if family is LANGUAGE_MODEL and is_static(path):
             return cast("Model", _static(path, loading))
-        return Model(prepare(path, loading))
+        made = {LANGUAGE_MODEL: Model, ENCODERS: _encoder, ENCODER_DECODERS: Seq2Seq}[family]
+        return cast("Model", made(prepare(path, loading)))  # so that callers of what most models are keep its type
 
 
 def load_encoder(
@@ -102,28 +101,30 @@ def load_encoder(
     context: int | None = None,
     progress: bool = True,
     fuse: bool = True,
+    cache: bool = True,
 ) -> Encoder:
     """Loads an encoder, with the head that its files have: bert, distilbert, roberta, xlm-roberta, albert, electra,
     mpnet or modernbert.
 
-    name_or_path: a Hugging Face folder with safetensors, a known name, or "org/name" on the hub; None: the default,
-    "minilm-l6". context: tokens of the longest text, None for what its files say. Everything else as for `load`.
+    name_or_path: a Hugging Face folder with safetensors, a file that `jiffy.pack` wrote, a known name, or "org/name" on
+    the hub; None: the default, "minilm-l6". context: tokens of the longest text, None for what its files say.
+    Everything else as for `load`.
     Raises Unsupported for a model that is no encoder, and as `load` does.
     """
     loading = Loading(
-        weights, head, kv_dtype, n_threads, isa, context, 512, 64, prefix_cache=True, progress=progress, fuse=fuse
+        weights, head, kv_dtype, n_threads, isa, context, 512, 64, True, progress=progress, fuse=fuse, cache=cache
     )
     path = resolve_model(DEFAULT_ENCODER if name_or_path is None else name_or_path, progress)
-    if not is_encoder(path):
-        raise Unsupported(str(path), expected="the folder of an encoder", found="another model")
+    if (family := family_of(path)) is not ENCODERS:
+        raise Unsupported(str(path), expected="an encoder", found=family.title)
     with memory_errors(path, context):
-        return _encoder(path, loading)
+        return _encoder(prepare(path, loading))
 
 
-def _encoder(path: Path, loading: Loading) -> Encoder:
+def _encoder(prepared: Prepared) -> Encoder:
     from .encoder import Encoder
 
-    return Encoder(path, loading)
+    return Encoder(prepared)
 
 
 def _static(path: Path, loading: Loading) -> StaticVectors:
@@ -142,11 +143,12 @@ def pack(
     n_threads: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Packs a model into one file, which `jiffy.load` reads without any other: program, weights as they are in memory,
-    config, tokenizer and chat template.
+    """Packs a model of any family into one file, which `jiffy.load` reads without any other: programs, weights as they
+    are in memory, config, tokenizer and chat template, an encoder's pooling and labels.
 
     The arguments are those of `jiffy.load`. context: only for models whose rope depends on it ("dynamic" scaling),
-    which can then be loaded with this one alone. The file appears whole or not at all.
+    which can then be loaded with this one alone, and for such with sinusoids, with this one at most. The file appears
+    whole or not at all.
     Raises as `jiffy.load` does, and FormatError naming `out` if it can't be written.
     """
     loading = Loading(
@@ -154,7 +156,7 @@ def pack(
     )
     path = resolve_model(name_or_path, progress)
     with memory_errors(path, context):
-        model = pack_checkpoint(open_checkpoint(path), loading)
+        model = pack_checkpoint(path, loading)
         write_packed(out, model, {"source": str(path), "weights": weights, "head": head})
 
 
@@ -164,18 +166,18 @@ class Model:
     def __init__(self, prepared: Prepared) -> None:
         self.config: Config = prepared.config
         self.path = prepared.path
-        self.tokenizer = prepared.tokenizer
+        self.tokenizer: Tokenizer = prepared.reader
         self._loading = loading = prepared.loading
         self._formats, self._packed_bytes = prepared.formats, prepared.packed_bytes
-        self._trace = prepared.trace
+        self._trace = prepared.programs[DECODER].trace
         self._engine = _core.Engine(
-            prepared.program.fused() if loading.fuse else prepared.program,
+            prepared.runnable(DECODER),
             prepared.pool,
             isa=loading.isa,
             context=loading.context,
             max_batch=loading.max_batch,
             prefill_chunk=loading.prefill_chunk,
-            kv_dtype=loading.kv_dtype_beside(self._formats),
+            kv_dtype=prepared.kv_dtype,
             prefix_cache=loading.prefix_cache,
         )
         self._running = Running(self._engine)

@@ -14,8 +14,7 @@ from .errors import OutOfMemory, ParameterError, shown
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .config import Config
-    from .encoder_config import EncoderConfig
+    from .packed_config import AnyConfig
 
 _DEFAULT_CONTEXT = 8192  # positions, unless the model has fewer: memory for KV is set aside for all of them
 KV_DTYPES = ["f32", "bf16", "int8"]
@@ -51,9 +50,8 @@ class Loading:
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(name, expected="True or False", found=shown(getattr(self, name)))
 
-    def completed(self, config: Config | EncoderConfig, usual: int | None = None) -> Loading:
-        """With this machine's and the model's own values for what was left open; usual: of the context, None for what
-        the model has."""
+    def completed(self, config: AnyConfig) -> Loading:
+        """With this machine's and the model's own values for what was left open."""
         length = config.context_length
         if self.context is not None and self.context > length:
             raise ParameterError("context", expected=f"at most the model's {length} positions", found=str(self.context))
@@ -61,7 +59,7 @@ class Loading:
             self,
             n_threads=self.n_threads or _core.cpu_info().default_threads,
             isa=self.isa or _core.isas()[-1],
-            context=self.context or min(usual or length, _DEFAULT_CONTEXT),
+            context=self.context or min(config.usual_context, _DEFAULT_CONTEXT),
         )
 
     def kv_dtype_beside(self, formats: Iterable[str]) -> str:

@@ -16,15 +16,18 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
+from .checkpoint import Checkpoint
 from .config import MAX_DIM, MAX_LAYERS, MAX_VOCAB
 from .errors import FormatError, Unsupported, shown
 from .fields import Fields
 from .files import open_file
-from .seq2seq_checkpoint import Seq2SeqCheckpoint, wanted_tensors
+from .named_files import FilesOfFolder, NamedFiles
+from .seq2seq_checkpoint import wanted_tensors
 from .seq2seq_config import Generation, Seq2SeqConfig, Stack
 from .tensor_entry import ArrayEntry
 
@@ -50,7 +53,7 @@ _ATTENTION = {"q": "Wq bq", "k": "Wk bk", "v": "Wv bv", "o": "Wo bo", "norm": "W
 _FFN = {"up": "W1 b1", "down": "W2 b2", "norm": "ffn_ln_scale ffn_ln_bias"}
 _RNN = {"forget": "Wf bf", "x": "W -", "norm": "ffn_ln_scale ffn_ln_bias"}
 _PARTS = {"self_attn": ("self", _ATTENTION), "cross_attn": ("context", _ATTENTION), "ffn": ("ffn", _FFN)}
-_LEAST = -1e30  # the logit of an id that is never said; finite, as logits must be
+NEVER = -1e30  # the logit of an id that is never said; finite, as logits must be
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class MarianFile:
         return f"{self.path.name} {name}"
 
 
-def open_marian(path: Path) -> Seq2SeqCheckpoint:
+def open_marian(path: Path) -> Checkpoint:
     """A model file. Behind the vocabulary there is one more id, whose embedding is zeros: what a decoder begins with.
 
     Raises FormatError, Unsupported.
@@ -159,7 +162,7 @@ def open_marian(path: Path) -> Seq2SeqCheckpoint:
             found = "no such tensor" if values is None else str(list(values.shape))
             raise FormatError(f"{path.name} {_their_name(name)}", expected=str(shape), found=found)
         tensors[name] = ArrayEntry.of(name, values, path)
-    return Seq2SeqCheckpoint(path, config, tensors)
+    return Checkpoint(path, config, tensors, FilesOfFolder(path.parent), "i8")  # as many bits as in the file
 
 
 def _values(file: MarianFile, c: Seq2SeqConfig, name: str) -> np.ndarray | None:
@@ -169,7 +172,7 @@ def _values(file: MarianFile, c: Seq2SeqConfig, name: str) -> np.ndarray | None:
     if name == "embed_tokens.weight":
         return np.concatenate([file.matrix(theirs), np.zeros((1, c.dim), np.float32)])
     if name == "logits.bias":
-        return np.append(file.floats(theirs).reshape(-1), np.float32(_LEAST))
+        return np.append(file.floats(theirs).reshape(-1), np.float32(NEVER))
     matrix = name.endswith(".weight") and not name.endswith("norm.weight")
     return file.matrix(theirs) if matrix else file.floats(theirs).reshape(-1)
 
@@ -230,7 +233,7 @@ def _number(yml: Fields, key: str, most: int) -> int:
 def is_marian(path: Path) -> bool:
     """Whether a path is a Marian model file, or a folder with one and a vocabulary."""
     if path.is_dir():
-        return len(_models(path)) == 1 and bool(_vocabularies(path))
+        return len(_models(path)) == 1 and bool(_vocabularies(FilesOfFolder(path)))
     return path.suffix == ".bin" and path.is_file()
 
 
@@ -239,13 +242,14 @@ def model_file(path: Path) -> Path:
     return _models(path)[0] if path.is_dir() else path
 
 
-def vocabulary_files(path: Path) -> tuple[Path, Path]:
-    """Of the source and of the target, beside a model or in its folder. One "vocab...spm" serves both sides; of two,
+def vocabulary_names(files: NamedFiles) -> tuple[str, str]:
+    """Of the source and of the target, among the files beside a model. One "vocab...spm" serves both sides; of two,
     "src" stands in the name of the first. Raises FormatError for none, or more."""
-    found = _vocabularies(path if path.is_dir() else path.parent)
+    found = _vocabularies(files)
     if not 0 < len(found) <= 2:
-        raise FormatError(str(path), expected="one or two vocabularies, *vocab*.spm, beside it", found=str(len(found)))
-    source = next((one for one in found if "src" in one.name), found[0])
+        expected = "one or two vocabularies, *vocab*.spm, beside a model"
+        raise FormatError(files.place, expected=expected, found=str(len(found)))
+    source = next((one for one in found if "src" in one), found[0])
     return source, next((one for one in found if one != source), source)
 
 
@@ -253,5 +257,5 @@ def _models(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.bin"))
 
 
-def _vocabularies(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*vocab*.spm"))
+def _vocabularies(files: NamedFiles) -> list[str]:
+    return [name for name in files.names() if fnmatchcase(name, "*vocab*.spm")]

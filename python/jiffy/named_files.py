@@ -9,12 +9,27 @@ from pathlib import Path
 from .errors import FormatError
 from .files import MAX_JSON_BYTES, file_size, open_file, parse_json, read_into
 
+# All that a tokenizer is made of; only the first must be there.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+MAX_TOKENIZER_BYTES = 1 << 27  # the largest known (262k tokens) has 33 MB
+
 
 class NamedFiles:
-    """Files in memory. Each method raises FormatError that begins with the name."""
+    """Files in memory. place: where they are from. Each method raises FormatError that begins with the name."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes], place: str) -> None:
         self._files = files
+        self.place = place
+
+    def names(self) -> list[str]:
+        """Of all files, in order."""
+        return sorted(self._files)
 
     def has(self, name: str) -> bool:
         return name in self._files
@@ -40,6 +55,13 @@ class FilesOfFolder(NamedFiles):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.place = str(folder)
+
+    def names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self._folder))
+        except OSError as error:
+            raise FormatError(self.place, expected="a readable folder", found=error.strerror or str(error)) from None
 
     def has(self, name: str) -> bool:
         return os.path.exists(self._folder / name)

@@ -35,8 +35,12 @@ _SUFFIX = ".jiffy"
 _ABANDONED_AFTER_S = 3600  # a writer that has been at it for longer is no more
 _WHOLE_BYTES = 8 << 20  # of files that are read in full
 _PIECES, _PIECE_BYTES, _HEAD_BYTES = 64, 4096, 1 << 16
-_SOURCE_SUFFIXES = (".json", ".jinja", ".safetensors")
-_TRACING = ("models", "checkpoint.py", "config.py", "foreign_types.py", "graph.py", "rope.py", "weights.py")
+_SOURCE_SUFFIXES = (".json", ".jinja", ".safetensors", ".spm", ".bin")
+_TRACING = (
+    *("models", "checkpoint.py", "config.py", "foreign_types.py", "graph.py", "rope.py", "weights.py"),
+    *("encoder_checkpoint.py", "encoder_config.py", "encoder_names.py", "sentence_config.py"),
+    *("seq2seq_checkpoint.py", "seq2seq_config.py", "marian_bin.py"),
+)
 
 
 def folder() -> Path:
@@ -60,7 +64,7 @@ class Slot:
         name = hashlib.blake2b(json.dumps(chosen).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         try:
             path = folder() / f"{Path(real).stem[:60]}-{name}{_SUFFIX}"
-            files = _digest_of_source(Path(real))
+            files = _digest_of_source(Path(source))
         except (OSError, Error):
             return None
         formats = {"weights": loading.weights, "head": loading.head}
@@ -168,18 +172,24 @@ def _delete(path: Path, status: os.stat_result) -> int:
 
 def _digest_of_source(source: Path) -> str:
     """Raises OSError, and FormatError for what is no regular file."""
-    if source.is_dir():
-        paths = sorted(path for path in source.iterdir() if path.suffix in _SOURCE_SUFFIXES)
-    else:
-        paths = [source]
     digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
+    for path in _files_of_source(source):
         with open_file(path) as file:
             status = os.fstat(file.fileno())
-            digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}/".encode("utf-8", "surrogateescape"))
+            name = f"{path.parent.name}/{path.name}".encode("utf-8", "surrogateescape")
+            digest.update(b"%s/%d/%d/" % (name, status.st_size, status.st_mtime_ns))
             for begin, end in _read_ranges(status.st_size):
                 digest.update(os.pread(file.fileno(), end - begin, begin))
     return digest.hexdigest()
+
+
+def _files_of_source(source: Path) -> list[Path]:
+    """A folder's, with those of sentence-transformers' modules below it; a file, with the vocabularies beside it if it
+    is Marian's."""
+    if source.is_dir():
+        own = [path for path in source.iterdir() if path.suffix in _SOURCE_SUFFIXES]
+        return sorted([*own, *source.glob("*/config.json")])
+    return [source, *(sorted(source.parent.glob("*vocab*.spm")) if source.suffix == ".bin" else [])]
 
 
 def _read_ranges(size: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The packed model file: a program and its weights as they are in memory, with all that speaks of the model in text.
+"""The packed model file: programs and their weights as they are in memory, with all that speaks of the model in text.
 
 `csrc/program/packed_head.h` draws it; the native side writes, reads and checks it. Python adds attachments: the config,
 the files of the tokenizer, and what the file was packed from.
@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import _core
+from .config import Config
 from .errors import FormatError, ParameterError, shown
+from .families import family_of_config
 from .files import parse_json
 from .gguf import metadata_bytes, parse_metadata
-from .graph import Trace
-from .named_files import FilesOfFolder, NamedFiles
+from .graph import Trace, Traced
+from .named_files import MAX_TOKENIZER_BYTES, NamedFiles
 from .packed_config import config_from_json, config_to_json
 from .prepared import Prepared
 from .rope import DynamicScaling
-from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from .config import Config
     from .loading import Loading
+    from .packed_config import AnyConfig
 
 _CONFIG, _SOURCE, _GGUF = "config", "source", "tokenizer.gguf"
 
@@ -42,25 +43,25 @@ def write_packed(path: str | os.PathLike[str], model: Prepared, source: Mapping[
 
     Raises FormatError naming the path if it can't be written; then nothing of it is left.
     """
-    longest = model.config.context_length
-    if isinstance(model.config.rope_scaling, DynamicScaling):
-        longest = model.loading.context
     attachments = {_CONFIG: config_to_json(model.config), _SOURCE: json.dumps(source).encode()}
     attachments |= _tokenizer_files(model)
-    _core.write_packed(
-        os.fsencode(path),
-        model.program,
-        [(name, node.index) for name, node in model.trace.marks.items()],
-        list(attachments.items()),
-        longest,
-        model.pool,
-    )
+    programs = [
+        (name, one.program, [(mark, node.index) for mark, node in one.trace.marks.items()])
+        for name, one in model.programs.items()
+    ]
+    longest = _longest_context(model, [one for _, one, _ in programs])
+    _core.write_packed(os.fsencode(path), programs, list(attachments.items()), longest, model.pool)
 
 
 def packed_source(path: str | os.PathLike[str]) -> dict[str, object]:
     """What a packed file says that it was made from. Raises FormatError, Unsupported."""
     where = f"{Path(path).name} {_SOURCE}"
     return parse_json(_core.PackedFile(os.fsencode(path)).attachment(_SOURCE), where)
+
+
+def packed_config(path: Path) -> AnyConfig:
+    """The config in a packed file. Raises FormatError, Unsupported."""
+    return _config(_core.PackedFile(os.fsencode(path)), path)
 
 
 def load_packed(path: Path, loading: Loading) -> Prepared:
@@ -85,39 +86,77 @@ def load_kept(file: Path, path: Path, loading: Loading) -> Prepared | None:
     packed = _core.PackedFile(os.fsencode(file))
     config = _config(packed, file)
     loading = loading.completed(config)
-    if packed.one_context and loading.context != packed.context_length:
+    fits = loading.context == packed.context_length or not packed.one_context
+    if not fits or loading.context > packed.context_length:
         return None
     return _read(packed, config, file, path, loading)
 
 
-def _config(packed: _core.PackedFile, file: Path) -> Config:
+def _config(packed: _core.PackedFile, file: Path) -> AnyConfig:
     return config_from_json(packed.attachment(_CONFIG), f"{file.name} {_CONFIG}")
 
 
-def _read(packed: _core.PackedFile, config: Config, file: Path, path: Path, loading: Loading) -> Prepared:
+def _read(packed: _core.PackedFile, config: AnyConfig, file: Path, path: Path, loading: Loading) -> Prepared:
+    family = family_of_config(config)
     pool = _core.ThreadPool(loading.n_threads)
-    program = packed.program(loading.context, pool)
-    if config.vocab_size != program.vocab_size:
-        where = f"{file.name} {_CONFIG} vocab_size"
-        raise FormatError(where, expected=f"{program.vocab_size}, as in its program", found=str(config.vocab_size))
-    tokenizer = Tokenizer.from_source(_tokenizer_source(packed, file.name))
-    return Prepared(path, loading, pool, config, tokenizer, Trace.of(program, packed.marks), program)
+    programs = _programs(packed, loading.context, pool)
+    _check(config, programs, file.name)
+    text = _text(packed, file.name)
+    reader = family.reader(text, config, loading.context)
+    return Prepared(path, loading, pool, config, reader, programs)
+
+
+def _check(config: AnyConfig, programs: Mapping[str, Traced], file: str) -> None:
+    """That the programs are those of such a model."""
+    family = family_of_config(config)
+    for name in {**dict.fromkeys(family.body), **family.widths(config)}:
+        if name not in programs:
+            raise FormatError(f"{file} programs", expected=name, found=", ".join(programs) or "none")
+    of_programs = [("vocab_size", programs[name].program.vocab_size, config.vocab_size) for name in family.body]
+    of_programs += [(f"width of {name}", programs[name].program.width, n) for name, n in family.widths(config).items()]
+    for what, found, stated in of_programs:
+        if found != stated:
+            where = f"{file} {_CONFIG} {what}"
+            raise FormatError(where, expected=f"{found}, as in its program", found=str(stated))
+
+
+def _programs(packed: _core.PackedFile, context: int, pool: _core.ThreadPool) -> dict[str, Traced]:
+    """Their traces have the same objects for the parameters that they share."""
+    listed = packed.programs(context, pool)
+    parameters = listed[0][1].parameters if listed else []
+    return {name: _traced(program, marks, parameters) for name, program, marks in listed}
+
+
+def _traced(program: _core.Program, marks: list[tuple[str, int]], parameters: list[tuple[str, object]]) -> Traced:
+    return Traced(Trace.of(program, marks, parameters), lambda: program)
+
+
+def _longest_context(model: Prepared, programs: list[_core.Program]) -> int:
+    """What the model may be loaded with: rope tables are made anew, those of positions have the rows that they have."""
+    config, context = model.config, model.loading.context
+    if isinstance(config, Config) and isinstance(config.rope_scaling, DynamicScaling):
+        return context
+    return min([config.context_length, *(rows for program in programs for rows in _position_rows(program))])
+
+
+def _position_rows(program: _core.Program) -> Iterator[int]:
+    parameters = program.parameters
+    for at in program.instructions:
+        if at.op == "embedding" and at.attributes.indices == _core.Indices.positions:
+            yield len(parameters[at.parameters[0]][1])
 
 
 def _tokenizer_files(model: Prepared) -> dict[str, bytes]:
-    from .tokenizer_hf import MAX_TOKENIZER_BYTES, TOKENIZER_FILES
-
-    checkpoint = model.checkpoint
-    if not isinstance(checkpoint.tokenizer_source, Path):
-        return {_GGUF: metadata_bytes(checkpoint.path)}
-    files = FilesOfFolder(checkpoint.tokenizer_source)
-    read = {name: files.read(name, MAX_TOKENIZER_BYTES) for name in TOKENIZER_FILES if files.has(name)}
+    files = model.text
+    if not isinstance(files, NamedFiles):
+        return {_GGUF: metadata_bytes(model.path)}
+    names = model.family.text_files(files, model.config)
+    read = {name: files.read(theirs, MAX_TOKENIZER_BYTES) for name, theirs in names.items() if files.has(theirs)}
     return {name: raw for name, raw in read.items() if raw}  # an attachment has a byte at least
 
 
-def _tokenizer_source(packed: _core.PackedFile, name: str) -> NamedFiles | Mapping[str, object]:
+def _text(packed: _core.PackedFile, name: str) -> NamedFiles | Mapping[str, object]:
     if packed.has(_GGUF):
         return parse_metadata(packed.attachment(_GGUF), f"{name} {_GGUF}")
-    from .tokenizer_hf import TOKENIZER_FILES
-
-    return NamedFiles({one: packed.attachment(one) for one in TOKENIZER_FILES if packed.has(one)})
+    names = [one for one in packed.attachments if one not in (_CONFIG, _SOURCE)]
+    return NamedFiles({one: packed.attachment(one) for one in names}, name)

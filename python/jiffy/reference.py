@@ -41,6 +41,7 @@ class Reference:
 
     read: gives a parameter as float32. rounded: values are rounded where the engine stores fewer bits (activations in
     bf16 or int8 groups; keys and values as `kv_dtype` says), all arithmetic stays exact. Otherwise nothing is rounded.
+    source: what cross-attention reads, rows of an encoder's result: for each layer keys, then values, of all heads.
     """
 
     trace: Trace
@@ -48,6 +49,7 @@ class Reference:
     read: Callable[[object], np.ndarray] = read_parameter
     rounded: bool = False
     kv_dtype: str = "f32"
+    source: np.ndarray | None = None
     values: dict[int, np.ndarray] = field(default_factory=dict)
     _kv: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # by layer
 
@@ -64,7 +66,11 @@ class Reference:
                 self.values[at.outputs[0]] = result
 
     def _embedding(self, at: _core.Instruction, table: np.ndarray) -> np.ndarray:
-        return table[np.asarray(self.token_ids)].astype(np.float64)
+        n, by = len(self.token_ids), at.attributes.indices
+        positions, types = np.arange(n), np.zeros(n, np.int64)
+        tokens = np.asarray(self.token_ids)
+        rows = {_core.Indices.tokens: tokens, _core.Indices.positions: positions, _core.Indices.types: types}[by]
+        return table[rows].astype(np.float64) * (at.attributes.scale or 1.0)
 
     def _rms_norm(self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + at.attributes.eps) * weight
@@ -98,25 +104,31 @@ class Reference:
     def _kv_write(self, at: _core.Instruction, k: np.ndarray, v: np.ndarray) -> None:
         self._kv[at.attributes.layer] = tuple(self._stored(_heads(x, at.attributes.n_kv_heads)) for x in (k, v))
 
-    def _attention(self, at: _core.Instruction, q: np.ndarray) -> np.ndarray:
+    def _attention(self, at: _core.Instruction, q: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         a = at.attributes
-        keys, values = self._kv[a.layer]
+        keys, values = self._of_source(a) if a.cross else self._kv[a.layer]
         queries = _heads(q, a.n_heads)
-        integers = self.rounded and self.kv_dtype == "int8"  # then queries and probabilities are rounded, too
-        if integers:
-            queries = round_int8(queries, a.head_dim)
+        rounds = self.kv_dtype if self.rounded else "f32"  # queries and probabilities, too
+        if rounds != "f32":
+            queries = round_bf16(queries) if rounds == "bf16" else round_int8(queries, a.head_dim)
         out = np.empty_like(queries)
-        visible = self._visible(a)
+        visible = np.full(1, True) if a.cross else self._visible(a)
         for head in range(a.n_heads):
             kv_head = head * a.n_kv_heads // a.n_heads
             scores = a.scale * queries[..., head, :, :] @ keys[..., kv_head, :, :].swapaxes(-1, -2)
+            if bias is not None:
+                scores = scores + bias[head][_clipped_distances(len(self.token_ids), bias.shape[1] // 2)]
             scores = np.where(visible, scores, -np.inf)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             total = weights.sum(axis=-1, keepdims=True)
-            if integers:
-                weights = round_int8(weights, _TILE)
+            if rounds != "f32":
+                weights = round_bf16(weights) if rounds == "bf16" else round_int8(weights, _TILE)
             out[..., head, :, :] = weights / total @ values[..., kv_head, :, :]
         return _rows(out)
+
+    def _of_source(self, a: _core.Attributes) -> tuple[np.ndarray, np.ndarray]:
+        layers = np.split(self.source, self.source.shape[-1] // (a.n_kv_heads * a.head_dim), axis=-1)
+        return tuple(self._stored(_heads(x, a.n_kv_heads)) for x in layers[2 * a.layer : 2 * a.layer + 2])
 
     def _visible(self, a: _core.Attributes) -> np.ndarray:
         """[n_tokens, n_tokens]: whether a row's token sees a column's."""
@@ -126,6 +138,15 @@ class Reference:
 
     def _add(self, at: _core.Instruction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a + b
+
+    def _mul(self, at: _core.Instruction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return a * b
+
+    def _activation(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
+        function = at.attributes.function
+        if function == _core.Function.silu:
+            return x / (1 + np.exp(-x))
+        return np.tanh(x) if function == _core.Function.tanh else np.maximum(x, 0)
 
     def _silu_mul(self, at: _core.Instruction, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         return gate / (1 + np.exp(-gate)) * up
@@ -137,6 +158,19 @@ class Reference:
 
     def _select(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
         return x
+
+    def _pool(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
+        kind = at.attributes.pooling
+        if kind in (_core.Pooling.first, _core.Pooling.last):
+            return x[..., :1, :] if kind == _core.Pooling.first else x[..., -1:, :]
+        return (np.mean if kind == _core.Pooling.mean else np.max)(x, axis=-2, keepdims=True)
+
+    def _ssru(self, at: _core.Instruction, forget: np.ndarray, x: np.ndarray) -> np.ndarray:
+        kept, state, out = 1 / (1 + np.exp(-forget)), 0.0, np.empty_like(x)
+        for i in range(x.shape[-2]):
+            state = kept[..., i, :] * state + (1 - kept[..., i, :]) * x[..., i, :]
+            out[..., i, :] = np.maximum(state, 0)
+        return out
 
     def _stored(self, x: np.ndarray) -> np.ndarray:
         """Keys or values [..., n_kv_heads, n_tokens, head_dim] as the cache holds them."""
@@ -159,6 +193,11 @@ def round_bf16(x: np.ndarray) -> np.ndarray:
     """x with 8 significant bits, ties to even."""
     mantissa, exponent = np.frexp(x)
     return np.ldexp(np.rint(mantissa * 256), exponent - 8)
+
+
+def _clipped_distances(n: int, reach: int) -> np.ndarray:
+    """[n, n]: the column of a bias for each query and key."""
+    return np.clip(np.arange(n) - np.arange(n)[:, None], -reach, reach) + reach
 
 
 def _heads(x: np.ndarray, n_heads: int) -> np.ndarray:

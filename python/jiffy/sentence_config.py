@@ -41,7 +41,7 @@ class Embedding:
     def of(cls, folder: Path) -> Embedding:
         """From modules.json and what it names; without it, the mean. Raises FormatError, Unsupported."""
         if not os.path.exists(folder / "modules.json"):
-            return cls()
+            return PLAIN
         pooling, normalised = "mean", False
         for kind, path in _modules(folder):
             if kind == "Pooling":
@@ -58,6 +58,9 @@ class Embedding:
         pooling = self.pooling if pooling is None else pooling
         one_of("pooling", pooling, POOLINGS)
         return pooling, self.normalised if normalize is None else bool(normalize)
+
+
+PLAIN = Embedding()  # where no file says anything
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -12,22 +11,19 @@ from .arguments import one_of
 from .completion import Completion
 from .encoder import BATCH_TOKENS
 from .errors import Error, ParameterError, shown
-from .graph import Trace
-from .loading import Loading, progress_bar
-from .marian_bin import is_marian, model_file, open_marian
-from .models.seq2seq import Seq2SeqWeights, decoder, encoder
+from .models.programs import DECODER, ENCODER
 from .requests import Requests
 from .running import Running
 from .sampling import SamplingParams
-from .seq2seq_checkpoint import open_seq2seq
-from .seq2seq_config import Seq2SeqConfig, is_seq2seq
-from .seq2seq_texts import Seq2SeqReader
-from .weights import Packing, Weights
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from .graph import Trace
+    from .prepared import Prepared
     from .prompts import Prompt
+    from .seq2seq_config import Seq2SeqConfig
+    from .seq2seq_texts import Seq2SeqReader
 
 _NOT_FOR_BEAMS = {"temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "logprobs", "stop"}
 _AT_ONCE = 1024  # requests that wait in the engine: a list of any length needs no more memory
@@ -41,17 +37,14 @@ class Seq2Seq:
     config: its shape; `config.generation` says how its files want it used. tokenizer: of the target.
     """
 
-    def __init__(self, path: Path, loading: Loading) -> None:
-        checkpoint = open_marian(model_file(path)) if is_marian(path) else open_seq2seq(path)
-        self.path = path
-        self.config: Seq2SeqConfig = checkpoint.config
-        self._loading = loading = loading.completed(self.config)
-        self.reader = Seq2SeqReader(path, self.config, loading.context)
+    def __init__(self, prepared: Prepared) -> None:
+        self.path = prepared.path
+        self.config: Seq2SeqConfig = prepared.config
+        self._loading = prepared.loading
+        self.reader: Seq2SeqReader = prepared.reader
         self.tokenizer = self.reader.target
-        pool = _core.ThreadPool(loading.n_threads)
-        traces = self._trace(checkpoint.tensors, pool, is_marian(path))
-        self._weights = {id(p): p for trace in traces for _, p in trace.parameters if isinstance(p, _core.Weight)}
-        self._engine = self._make_engine(traces, pool)
+        self._prepared = prepared
+        self._encoder, self._engine = _engine(prepared)
         self._running = Running(self._engine)
 
     def generate(
@@ -98,48 +91,26 @@ class Seq2Seq:
         """
         return self._running.logits(self.reader.checked(target_ids), self.reader.checked(source_ids))
 
+    def trace(self, name: str) -> Trace:
+        """Of the "encoder" or the "decoder"."""
+        return self._prepared.programs[name].trace
+
     def info(self) -> dict[str, object]:
         """What is loaded and how it runs."""
-        formats: dict[str, int] = {}
-        for weight in self._weights.values():
-            formats[weight.format] = formats.get(weight.format, 0) + weight.rows * weight.cols
         return {
             "path": str(self.path),
             "architecture": self.config.model_type,
             "layers": (self.config.encoder.n_layers, self.config.decoder.n_layers),
             "dim": self.config.dim,
             "vocab_size": self.config.vocab_size,
-            "formats": formats,
-            "packed_bytes": sum(weight.n_bytes for weight in self._weights.values()),
+            "formats": dict(self._prepared.formats),
+            "packed_bytes": self._prepared.packed_bytes,
             "kv_dtype": self._engine.kv_dtype,
             "context": self._loading.context,
             "max_batch": self._loading.max_batch,
             "threads": self._loading.n_threads,
             "isa": self._engine.isa,
         }
-
-    def _trace(self, tensors, pool: _core.ThreadPool, marian: bool) -> tuple[Trace, Trace]:
-        weights = self._loading.weights or ("i8" if marian else None)
-        total = sum(entry.n_bytes for entry in tensors.values())
-        with progress_bar(total, self._loading.progress) as report:
-            w = Weights(tensors, Packing(pool, weights, self._loading.head, report))
-            shared = Seq2SeqWeights(w, w.matrix("embed_tokens.weight"))
-            traces = Trace(), Trace()
-            self._results = [
-                make(trace, self.config, shared, self._loading.context)
-                for make, trace in zip((encoder, decoder), traces, strict=True)
-            ]
-        return traces
-
-    def _make_engine(self, traces: tuple[Trace, Trace], pool: _core.ThreadPool) -> _core.Engine:
-        loading = self._loading
-        programs = [t.build(r, loading.context) for t, r in zip(traces, self._results, strict=True)]
-        reading, writing = (p.fused() if loading.fuse else p for p in programs)
-        kv_dtype = loading.kv_dtype_beside(weight.format for weight in self._weights.values())
-        native = {"isa": loading.isa, "context": loading.context, "kv_dtype": kv_dtype}
-        reader = _core.Encoder(reading, pool, batch_tokens=BATCH_TOKENS, **native)
-        batch = {"max_batch": loading.max_batch, "prefill_chunk": loading.prefill_chunk}
-        return _core.Engine(writing, pool, prefix_cache=False, encoder=reader, **native, **batch)
 
     def _params(
         self, params: SamplingParams | None, fields: dict[str, object], language: str | None
@@ -172,9 +143,13 @@ class Seq2Seq:
         return results if params.n > 1 else [one if isinstance(one, Error) else one[0] for one in results]
 
 
-def is_translator(path: Path) -> bool:
-    """Whether a path is a model that `Seq2Seq` loads. Raises FormatError for a bad config."""
-    return is_marian(path) or is_seq2seq(path)
+def _engine(prepared: Prepared) -> tuple[_core.Encoder, _core.Engine]:
+    loading, pool = prepared.loading, prepared.pool
+    native = {"isa": loading.isa, "context": loading.context, "kv_dtype": prepared.kv_dtype}
+    reader = _core.Encoder(prepared.runnable(ENCODER), pool, batch_tokens=BATCH_TOKENS, **native)
+    batch = {"max_batch": loading.max_batch, "prefill_chunk": loading.prefill_chunk}
+    engine = _core.Engine(prepared.runnable(DECODER), pool, prefix_cache=False, encoder=reader, **native, **batch)
+    return reader, engine
 
 
 def _listed(texts: object, token_ids: object) -> tuple[list[object], bool]:

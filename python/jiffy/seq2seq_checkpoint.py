@@ -8,11 +8,13 @@ decoder.layers.N.rnn.(forget, x, norm).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from .checkpoint import Checkpoint
 from .errors import FormatError
+from .named_files import FilesOfFolder
 from .safetensors import read_safetensors_folder
 from .seq2seq_config import Seq2SeqConfig, Stack
 from .tensor_entry import TensorEntry
@@ -29,18 +31,9 @@ _BART_SIDE = {"positions": "embed_positions", "embed_norm": "layernorm_embedding
 _T5_BLOCKS = {"self_attn": "SelfAttention", "cross_attn": "EncDecAttention", "ffn": "DenseReluDense"}
 
 
-@dataclass(frozen=True)
-class Seq2SeqCheckpoint:
-    """A checked model: `tensors` holds every tensor that `config` asks for, in its shape. An output matrix and its bias
-    are there if the file has them."""
-
-    path: Path
-    config: Seq2SeqConfig
-    tensors: Mapping[str, TensorEntry]
-
-
-def open_seq2seq(folder: Path) -> Seq2SeqCheckpoint:
-    """Opens a Hugging Face folder (config.json, safetensors). Raises FormatError, Unsupported."""
+def open_seq2seq(folder: Path) -> Checkpoint:
+    """Opens a Hugging Face folder (config.json, safetensors); an output matrix and its bias are there if the file has
+    them. Raises FormatError, Unsupported."""
     config = Seq2SeqConfig.from_hf(folder)
     named = read_safetensors_folder(folder)
     tensors: dict[str, TensorEntry] = {}
@@ -51,7 +44,7 @@ def open_seq2seq(folder: Path) -> Seq2SeqCheckpoint:
             tensors[name] = _checked(entry, name, shape)
         elif not optional:
             raise FormatError(theirs[0], expected=str(shape), found="no such tensor")
-    return Seq2SeqCheckpoint(folder, config, tensors)
+    return Checkpoint(folder, config, tensors, FilesOfFolder(folder))
 
 
 def _checked(entry: TensorEntry, name: str, shape: list[int]) -> TensorEntry:

@@ -143,6 +143,10 @@ class Seq2SeqConfig:
     zero_id: int | None = None
     generation: Generation = Generation()
 
+    @property
+    def usual_context(self) -> int:
+        return self.context_length
+
     @classmethod
     def from_hf(cls, folder: Path) -> Seq2SeqConfig:
         """From config.json, and generation_config.json where it exists. Raises FormatError, Unsupported."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import MAX_VOCAB
 from .errors import ContextOverflow, FormatError, ParameterError, Unsupported, shown
-from .files import read_json
 from .languages import language_token
-from .marian_bin import vocabulary_files
+from .marian_bin import vocabulary_names
+from .named_files import TOKENIZER_FILES, NamedFiles
 from .prompts import Prompt
 from .tokenizer import Tokenizer
 from .tokenizer_spm import vocabulary_from_spm
@@ -39,34 +38,34 @@ _LAYOUTS = {
     "NllbTokenizer": Layout("before"),
     "BartTokenizer": Layout(bos=True),
 }
+_OPUS = "source.spm", "target.spm", "vocab.json"
 _BY_TYPE = {"bart": "BartTokenizer", "mbart": "MBartTokenizer", "m2m_100": "M2M100Tokenizer"}
 
 
 class Seq2SeqReader:
     """source, target: the tokenizers of both sides, often one. Raises FormatError, Unsupported."""
 
-    def __init__(self, path: Path, config: Seq2SeqConfig, context: int) -> None:
+    def __init__(self, files: NamedFiles, config: Seq2SeqConfig, context: int) -> None:
         self._config, self._context = config, context
-        if config.zero_id is not None:
-            source, target = vocabulary_files(path)
-            self.source = _from_spm(source)
-            self.target = self.source if source == target else _from_spm(target)
-            self._layout = Layout()
-        elif (path / "source.spm").is_file() and not (path / "tokenizer.json").is_file():
-            ids = _numbering(path)
-            names = path / "source.spm", path / "target.spm"
-            self.source, self.target = (Tokenizer(vocabulary_from_spm(one, ids), one.name) for one in names)
-            self._layout = Layout()
+        self._layout = Layout()
+        kind = _kind(files, config)
+        if kind == "marian":
+            source, target = vocabulary_names(files)
+            self.source = _from_spm(files, source)
+            self.target = self.source if source == target else _from_spm(files, target)
+        elif kind == "opus":
+            ids = _numbering(files)
+            self.source, self.target = (_from_spm(files, name, ids) for name in _OPUS[:2])
         else:
-            self.source = self.target = Tokenizer.from_folder(path)
-            self._layout = _layout(path, config.model_type)
+            self.source = self.target = Tokenizer.from_files(files)
+            self._layout = _layout(files, config.model_type)
         self.eos_ids = config.eos_ids or self.target.eos_ids
         if not self.eos_ids:
-            raise FormatError(str(path), expected="a token that ends a text", found="none")
+            raise FormatError(files.place, expected="a token that ends a text", found="none")
         most = max(self.source.vocab_size, self.target.vocab_size)
         if most > config.vocab_size:
             expected = f"at most {config.vocab_size} tokens, as in its model"
-            raise FormatError(f"{path.name} vocabulary", expected=expected, found=str(most))
+            raise FormatError(f"{files.place} vocabulary", expected=expected, found=str(most))
 
     @property
     def speaks_languages(self) -> bool:
@@ -124,13 +123,28 @@ class Seq2SeqReader:
         return {"forced_bos_token_id": language}
 
 
-def _from_spm(path: Path) -> Tokenizer:
-    return Tokenizer(vocabulary_from_spm(path), path.name)
+def vocabulary_files(files: NamedFiles, config: Seq2SeqConfig) -> dict[str, str]:
+    """The names of all that a reader may look at, by names that serve it as well."""
+    kind = _kind(files, config)
+    if kind == "marian":
+        source, target = vocabulary_names(files)
+        return {"vocab.spm": source} if source == target else {"srcvocab.spm": source, "trgvocab.spm": target}
+    return {name: name for name in (_OPUS if kind == "opus" else TOKENIZER_FILES)}
 
 
-def _numbering(path: Path) -> dict[str, int]:
+def _kind(files: NamedFiles, config: Seq2SeqConfig) -> str:
+    if config.zero_id is not None:
+        return "marian"
+    return "opus" if files.has(_OPUS[0]) and not files.has("tokenizer.json") else "tokenizer.json"
+
+
+def _from_spm(files: NamedFiles, name: str, ids: dict[str, int] | None = None) -> Tokenizer:
+    return Tokenizer(vocabulary_from_spm(files, name, ids), name)
+
+
+def _numbering(files: NamedFiles) -> dict[str, int]:
     """vocab.json of opus-mt's folders, which numbers the pieces of both sides. Raises FormatError."""
-    ids = read_json(path / "vocab.json")
+    ids = files.read_json(_OPUS[2])
     for text, token_id in ids.items():
         if type(token_id) is not int or not 0 <= token_id < MAX_VOCAB:
             raise FormatError(f"vocab.json {text}", expected=f"an id below {MAX_VOCAB}", found=shown(token_id))
@@ -139,15 +153,13 @@ def _numbering(path: Path) -> dict[str, int]:
     return ids
 
 
-def _layout(path: Path, model_type: str) -> Layout:
+def _layout(files: NamedFiles, model_type: str) -> Layout:
     """By the tokenizer's class, where the folder names one: mBART and mBART-50 are of one type, as are M2M-100 and
     NLLB."""
     name = _BY_TYPE.get(model_type, "")
-    config = path / "tokenizer_config.json"
-    if config.is_file():
-        given = read_json(config).get("tokenizer_class")
-        if isinstance(given, str):
-            name = given.removesuffix("Fast")
+    given = files.optional_json("tokenizer_config.json").get("tokenizer_class")
+    if isinstance(given, str):
+        name = given.removesuffix("Fast")
     if model_type in ("mbart", "m2m_100") and not _LAYOUTS.get(name, Layout()).language:
         expected = "MBartTokenizer, MBart50Tokenizer, M2M100Tokenizer or NllbTokenizer"
         raise Unsupported("tokenizer_config.json tokenizer_class", expected=expected, found=shown(name))

@@ -21,10 +21,9 @@ import numpy as np
 from . import _core
 from .errors import FormatError, OutOfMemory, Unsupported
 from .files import file_size, open_file, read_into, read_json
-from .named_files import FilesOfFolder
+from .named_files import MAX_TOKENIZER_BYTES, FilesOfFolder
 from .safetensors import WEIGHTS_FILE, read_metadata, read_safetensors, write_safetensors
 from .tensor_entry import TensorEntry
-from .tokenizer_hf import MAX_TOKENIZER_BYTES
 from .weights import Packing, Weights
 
 TEXT_SUFFIXES = (".txt", ".vec")

@@ -9,19 +9,10 @@ from tokenizers import Tokenizer as Library
 
 from .errors import FormatError
 from .fields import Fields
-from .named_files import NamedFiles
+from .named_files import MAX_TOKENIZER_BYTES, NamedFiles
 from .spelling import from_decoder
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors, read_library
 
-# All that a tokenizer is made of; only the first must be there.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
-MAX_TOKENIZER_BYTES = 1 << 27  # the largest known (262k tokens) has 33 MB
 _MAX_TEMPLATE_BYTES = 1 << 20
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .charsmap import CharsMap
 from .errors import FormatError, Unsupported
-from .files import open_file
+from .named_files import NamedFiles
 from .spelling import sentencepiece
 from .unigram import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Piece, Unigram
 from .vocabulary import MAX_VOCAB, Vocabulary, added_token, library_errors
@@ -99,31 +98,27 @@ class _Message:
         return FormatError(self._where, expected=expected, found="something else")
 
 
-def vocabulary_from_spm(path: Path, ids: dict[str, int] | None = None) -> Vocabulary:
+def vocabulary_from_spm(files: NamedFiles, name: str, ids: dict[str, int] | None = None) -> Vocabulary:
     """The tokenizer of a file: what the library sentencepiece makes of a text, and its ids. ids: those of a model that
     numbers the pieces anew, and may have more tokens. Raises FormatError for damage, Unsupported for models that aren't
     unigram."""
     from tokenizers import Tokenizer as Library
     from tokenizers.models import WordLevel
 
-    with open_file(path) as file:
-        raw = file.read(_MAX_BYTES + 1)
-    if len(raw) > _MAX_BYTES:
-        raise FormatError(path.name, expected=f"at most {_MAX_BYTES} bytes", found="more")
-    model = _Message(memoryview(raw), path.name)
+    model = _Message(memoryview(files.read(name, _MAX_BYTES)), name)
     pieces = [Piece(one.text(1), one.number(2), one.integer(3, NORMAL)) for one in model.messages(1)]
-    nothing = _Message(memoryview(b""), path.name)
+    nothing = _Message(memoryview(b""), name)
     kind = next(model.messages(2), nothing).integer(3, _UNIGRAM)
     if kind != _UNIGRAM:
-        raise Unsupported(f"{path.name} model_type", expected="unigram", found=str(kind))
+        raise Unsupported(f"{name} model_type", expected="unigram", found=str(kind))
     if not 0 < len(pieces) <= MAX_VOCAB:
-        raise FormatError(f"{path.name} pieces", expected=f"1 to {MAX_VOCAB}", found=str(len(pieces)))
+        raise FormatError(f"{name} pieces", expected=f"1 to {MAX_VOCAB}", found=str(len(pieces)))
     unknown = next((i for i, piece in enumerate(pieces) if piece.kind == UNKNOWN), None)
     if unknown is None:
-        raise FormatError(f"{path.name} pieces", expected="one for what is unknown", found="none")
+        raise FormatError(f"{name} pieces", expected="one for what is unknown", found="none")
     byte_tokens = any(piece.kind == BYTE for piece in pieces)
-    cut = _unigram(pieces, next(model.messages(3), nothing), path.name)
-    with library_errors(path.name, "pieces that build a tokenizer"):
+    cut = _unigram(pieces, next(model.messages(3), nothing), name)
+    with library_errors(name, "pieces that build a tokenizer"):
         own = {piece.text: i for i, piece in enumerate(pieces)} if ids is None else ids
         library = Library(WordLevel(own, pieces[unknown].text))
     if ids is not None:

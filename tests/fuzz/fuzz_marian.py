@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tiny_marian
 from jiffy.marian_bin import open_marian
+from jiffy.named_files import FilesOfFolder
 from jiffy.tokenizer import Tokenizer
 from jiffy.tokenizer_spm import vocabulary_from_spm
 
@@ -29,5 +30,5 @@ def one(data: bytes, folder: Path) -> None:
         return
     path = folder / "vocab.spm"
     path.write_bytes(data[1:])
-    tokenizer = Tokenizer(vocabulary_from_spm(path), path.name)
+    tokenizer = Tokenizer(vocabulary_from_spm(FilesOfFolder(folder), path.name), path.name)
     assert all(0 <= token_id < tokenizer.vocab_size for token_id in tokenizer.encode(_TEXT))

@@ -48,7 +48,8 @@ def parameter(head: dict, name: str) -> dict:
 
 
 def setting(what: str, index: int, **fields: object) -> Callable[[dict], object]:
-    return lambda head: head[what][index].update(fields)
+    """Of the head, or of its first program."""
+    return lambda head: (head if what in head else head["programs"][0])[what][index].update(fields)
 
 
 def matrix(**fields: object) -> Callable[[dict], object]:
@@ -65,9 +66,12 @@ def floats(**fields: object) -> Callable[[dict], object]:
 
 UP = "parameter layers.0.mlp.up_proj.weight"
 CASES = {
-    "value-space": (setting("values", 1, space=2), "program value 1 space: expected 0 to 1, found 2"),
-    "value-width-0": (setting("values", 1, width=0), "program value 1 width: expected 1 to 2147483647, found 0"),
-    "value-width-2^62": (setting("values", 1, width=2**62), "value 1 width"),
+    "value-space": (setting("values", 1, space=2), "program decoder value 1 space: expected 0 to 1, found 2"),
+    "value-width-0": (
+        setting("values", 1, width=0),
+        "program decoder value 1 width: expected 1 to 2147483647, found 0",
+    ),
+    "value-width-2^62": (setting("values", 1, width=2**62), "decoder value 1 width"),
     "value-bits": (setting("values", 1, bits=7), "program value: expected f32, bf16 or q8 rows"),
     "value-group": (setting("values", 1, group=2**40), "program value: expected f32, bf16 or q8 rows"),
     "parameter-kind": (setting("parameters", 0, kind=3), "kind: expected 0 to 2, found 3"),
@@ -99,7 +103,10 @@ CASES = {
     "rope-infinite-factor": (rope(factor=float("inf")), "frequencies: expected finite numbers"),
     "rope-width": (rope(frequencies=[1.0]), "floats ["),
     "rope-sine": (rope(sine=2), "sine: expected 0 to 1, found 2"),
-    "op": (setting("instructions", 2, op="system"), 'instruction 2 op: expected an op of a program, found "system"'),
+    "op": (
+        setting("instructions", 2, op="system"),
+        'decoder instruction 2 op: expected an op of a program, found "system"',
+    ),
     "inputs": (setting("instructions", 2, inputs=[10**6]), "program instruction 2"),
     "inputs-negative": (setting("instructions", 2, inputs=[-1]), "program instruction 2"),
     "outputs": (setting("instructions", 2, outputs=[]), "program instruction 2"),
@@ -112,8 +119,8 @@ CASES = {
     "indices": (setting("instructions", 2, indices=3), "instruction 2 indices: expected 0 to 2"),
     "function": (setting("instructions", 2, function=3), "instruction 2 function: expected 0 to 2"),
     "pooling": (setting("instructions", 2, pooling=4), "instruction 2 pooling: expected 0 to 3"),
-    "mark": (setting("marks", 0, value=10**6), "program mark embed_tokens: expected a value below"),
-    "result": (lambda head: head.update(result=10**6), "program result"),
+    "mark": (setting("marks", 0, value=10**6), "program decoder mark embed_tokens: expected a value below"),
+    "result": (lambda head: head["programs"][0].update(result=10**6), "program result"),
     "context-0": (lambda head: head.update(context_length=0), "context_length: expected 1 to 2147483647, found 0"),
     "tensor-bytes-0": (setting("tensors", -1, bytes=0), "bytes: expected 1 to"),
     "tensor-bytes-2^62": (setting("tensors", -1, bytes=2**62 - 1), "checksums: expected"),
@@ -121,18 +128,20 @@ CASES = {
     "tensor-name": (setting("tensors", -1, name="x"), "header at "),
     "tensor-name-quote": (setting("tensors", -1, name='"}'), "header at "),
     "tensor-name-control": (setting("tensors", -1, name="\x1b[31m"), "name: expected printable ASCII"),
-    "mark-name": (setting("marks", 0, name="é"), "mark 0 name: expected printable ASCII"),
+    "mark-name": (setting("marks", 0, name="é"), "decoder mark 0 name: expected printable ASCII"),
     "checksums-none": (setting("tensors", -1, checksums=[]), "checksums: expected 1, found 0"),
     "checksums-wrong": (setting("tensors", -1, checksums=[1]), "bytes of their checksum, found damage from byte 0"),
     "no-tensors": (lambda head: head.update(tensors=[], n_attachments=0), "tensor: expected a tensor of weights"),
     "attachments": (lambda head: head.update(n_attachments=10**6), "n_attachments: expected 0 to"),
     "attachments-negative": (lambda head: head.update(n_attachments=-1), "n_attachments: expected 0 to"),
+    "program-twice": (lambda head: head.update(programs=2 * head["programs"]), "programs: expected one of a name"),
+    "program-name": (setting("programs", 0, name="dec0der"), "programs: expected decoder, found dec0der"),
     "no-config": (lambda head: head["tensors"][0].update(name="c0nfig"), "header at "),
 }
 
 
 def _attention(head: dict) -> dict:
-    return next(at for at in head["instructions"] if at["op"] == "attention")
+    return next(at for at in head["programs"][0]["instructions"] if at["op"] == "attention")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -173,6 +182,7 @@ def _config(spoilt, change: Callable[[bytes], bytes]) -> None:
         (b'"windows": [0, 0]', b'"windows": [0,-1]', "config windows: expected ints"),
         (b'"RopeScaling"', b'"RopeScalinG"', "config rope_scaling kind: expected one of RopeScaling"),
         (b'"RopeScaling"', b'"YarnScaling"', "config rope_scaling"),
+        (b'"Config"', b'"C0nfig"', "config kind: expected one of Config, EncoderConfig, Seq2SeqConfig"),
         (b"{", b"[", "config"),
     ],
 )
@@ -195,7 +205,7 @@ def test_another_layout(spoilt):
     raw = bytearray(spoilt.read_bytes())
     raw[8 + int.from_bytes(raw[:8], "little") + 8] += 1
     spoilt.write_bytes(raw)
-    with pytest.raises(Unsupported, match="spoilt.jiffy layout version: expected 3, which this jiffy writes"):
+    with pytest.raises(Unsupported, match="spoilt.jiffy layout version: expected 4, which this jiffy writes"):
         jiffy.load(spoilt)
 
 

@@ -1,26 +1,25 @@
-"""How fast a model runs here: prefill, decode alone and in a batch, each beside what the machine's limits allow.
-
-The limit of an instruction is the longer of the times that its bytes (of weights and KV cache) take at the read
-bandwidth and that its operations take at the peak of their arithmetic, both probed just before and just after. The
-limit of a step is the sum over its instructions, which run one after the other; its share of the limit is that sum over
-the time that the step took. csrc/ops/work.cc counts bytes and operations.
-"""
+"""How fast a model runs here, beside what the machine's limits allow (`measuring`): a language model's prefill, decode
+alone and in a batch; an encoder's texts alone, in batches, and of any length; an encoder-decoder's answers, greedy and
+by beam search."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import _core
+from ..encoder import Encoder
 from ..errors import Error, ParameterError
-from .limits import ROUNDS, Limits, measure_limits
+from ..llm import Model
+from ..models.programs import embedding_name
+from ..seq2seq import Seq2Seq
+from .measuring import QUICK, Effort, Job, Report, Result, Run, in_turn, measure, timed, together
 
 if TYPE_CHECKING:
-    from ..llm import Model
+    from collections.abc import Callable
 
 _BATCH_CONTEXT = 32  # tokens that each sequence of a batch starts with
 _CHECKED_STEPS = 16
@@ -37,72 +36,128 @@ GREEDY = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """prefill: prompt lengths. decode: contexts of a sequence alone (0: one token). batch: sequences at once.
-
-    rounds: prompts whose median counts. steps: decode steps whose median counts. limit_bytes: read by each probe.
+class Plan(Effort):
+    """Of a language model. prefill: prompt lengths. decode: contexts of a sequence alone (0: one token). batch:
+    sequences at once. rounds: of prompts. steps: decode steps whose median counts.
     """
 
     prefill: Sequence[int] = (128, 512, 2048)
     decode: Sequence[int] = (0, 512, 2048)
     batch: Sequence[int] = (8, 32)
-    rounds: int = 5
     steps: int = 32
-    limit_bytes: int = 1 << 30
-    limit_rounds: int = ROUNDS
 
     @classmethod
     def quick(cls, prefill: Sequence[int] = (128,), decode: Sequence[int] = (0,), batch: Sequence[int] = (8,)) -> Plan:
         """Seconds instead of minutes, and less certain figures."""
-        return cls(prefill, decode, batch, rounds=3, steps=8, limit_bytes=256 << 20, limit_rounds=2)
+        return cls(prefill, decode, batch, steps=8, **QUICK)
 
     def positions(self) -> int:
         """The most that a sequence needs."""
         return max([*self.prefill, *self.decode, _BATCH_CONTEXT]) + _decoded(max(self.batch, default=1), self.steps)
 
+    def places(self) -> int:
+        """The most sequences that run at once."""
+        return max(self.batch, default=1)
 
-@dataclass(frozen=True)
-class OpTime:
-    """All instructions of one kind in a step. arithmetic: "int8", "bf16" or "f32", of most of their operations.
-    limit_share: None where nothing is counted for them."""
+    def jobs(self, model: Model) -> list[Job]:
+        runner, found = _Steps(model), []
+        for n in self.prefill:
+            found.append(Job(f"prefill {n}", f"prefill of {n}", n, lambda n=n: runner.prefill(n, self.rounds)))
+        for n in self.decode:
+            run = lambda n=n: runner.decode(1, max(n, 1), self.steps)  # noqa: E731
+            found.append(Job(f"decode at {n}", f"decode at context {n}", 1, run))
+        for n in self.batch:
+            found.append(
+                Job(f"batch {n}", f"batch of {n}", n, lambda n=n: runner.decode(n, _BATCH_CONTEXT, self.steps))
+            )
+        return found
 
-    op: str
-    count: int
-    seconds: float
-    step_share: float
-    bytes: int
-    operations: int
-    arithmetic: str
-    limit_share: float | None
-
-
-@dataclass(frozen=True)
-class Figure:
-    """seconds: of a prompt or of a decode step, the median. profiled_seconds, ops: of the median one of as many that an
-    observer watched, by kind of instruction; a barrier behind each makes those slower. outside: the profiled seconds
-    that belong to no instruction: scheduling, sampling, Python, and the observer's barriers.
-    """
-
-    name: str
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    limit_share: float
-    profiled_seconds: float
-    outside: float
-    ops: tuple[OpTime, ...]
+    def check(self, model: Model) -> None:
+        check(model, max(self.batch, default=2))
 
 
 @dataclass(frozen=True)
-class Result:
-    """bandwidth in bytes/s, peaks in operations/s by kind of arithmetic: means of before and after."""
+class EncoderPlan(Effort):
+    """Of an encoder. length: tokens of a text. batch: texts at once. ragged: the shortest and the longest of as many
+    texts as the largest batch has, as far as the context allows; none for no such batch."""
 
-    bandwidth: float
-    peaks: dict[str, float]
-    figures: tuple[Figure, ...]
+    length: Sequence[int] = (32, 128)
+    batch: Sequence[int] = (1, 32)
+    ragged: Sequence[int] = (5, 200)
+
+    @classmethod
+    def quick(cls, length: Sequence[int] = (32,), batch: Sequence[int] = (1, 32)) -> EncoderPlan:
+        return cls(length, batch, **QUICK)
+
+    def positions(self) -> int:
+        return max([1, *self.length])
+
+    def places(self) -> int:
+        return max(self.batch, default=1)
+
+    def jobs(self, encoder: Encoder) -> list[Job]:
+        found = []
+        for length in self.length:
+            for n in self.batch:
+                name = f"alone {length}" if n == 1 else f"batch {n} of {length}"
+                found.append(_texts(encoder, name, [length] * n, self.rounds))
+        if self.ragged:
+            least, most = (min(n, encoder.context) for n in self.ragged)
+            lengths = np.linspace(least, most, self.places()).astype(np.int64)
+            order = np.random.default_rng(2).permutation(len(lengths))
+            name = f"ragged {len(lengths)} of {least} to {most}"
+            found.append(_texts(encoder, name, lengths[order].tolist(), self.rounds))
+        return found
+
+    def check(self, encoder: Encoder) -> None:
+        """Finite numbers, and the same bits alone and among others. Raises Error."""
+        native = _program(encoder)
+        lengths = np.array([self.positions(), 1, 7 % encoder.context + 1])
+        ids = np.random.default_rng(1).integers(0, encoder.config.vocab_size, lengths.sum(), np.int32)
+        alone, together = native.run(ids[: lengths[0]], lengths[:1]), native.run(ids, lengths)
+        if not np.isfinite(together).all():
+            raise Error("bench", expected="finite numbers", found="NaN or infinity")
+        if not np.array_equal(alone, together[: len(alone)]):
+            raise Error("bench", expected="the same bits alone and among others", found="others")
 
 
-def bench_model(model: Model, plan: Plan, report: Callable[[str], None] = lambda what: None) -> Result:
+@dataclass(frozen=True)
+class Seq2SeqPlan(Effort):
+    """Of an encoder-decoder. batch: texts at once, each of `source` tokens. beams: 1 for greedy answers, of `target`
+    tokens each."""
+
+    batch: Sequence[int] = (1, 16)
+    beams: Sequence[int] = (1, 4)
+    source: int = 25
+    target: int = 32
+
+    @classmethod
+    def quick(cls, batch: Sequence[int] = (1, 16), beams: Sequence[int] = (1, 4)) -> Seq2SeqPlan:
+        return cls(batch, beams, **QUICK)
+
+    def positions(self) -> int:
+        return max(self.source, self.target + 1)
+
+    def places(self) -> int:
+        return max(self.batch, default=1) * max(self.beams, default=1)
+
+    def jobs(self, model: Seq2Seq) -> list[Job]:
+        runner, found = _Answers(model, self.source, self.target), []
+        for width in self.beams:
+            for n in self.batch:
+                name = f"{'greedy' if width == 1 else f'beams {width} x'} {n}"
+                run = lambda n=n, width=width: in_turn(self.rounds, lambda seen: runner.run(n, width, seen))  # noqa: E731
+                found.append(Job(name, name, n * self.target, run, n))
+        return found
+
+    def check(self, model: Seq2Seq) -> None:
+        check(model, max(self.batch, default=2))
+
+
+AnyPlan = Plan | EncoderPlan | Seq2SeqPlan
+
+
+def bench_model(model: Model | Encoder | Seq2Seq, plan: AnyPlan, report: Report = lambda what: None) -> Result:
     """Measures a model that does nothing else meanwhile; report is called with what is measured next.
 
     Raises ParameterError if the plan does not fit the model, Error if the model computes something wrong.
@@ -110,69 +165,42 @@ def bench_model(model: Model, plan: Plan, report: Callable[[str], None] = lambda
     info = model.info()
     if plan.positions() > info["context"]:
         raise ParameterError("context", expected=f"at least {plan.positions()} positions", found=str(info["context"]))
-    runner = _Runner(model)
-    report("checking what the model computes")
-    check(model, max(plan.batch, default=2))
-    probe = {"n_bytes": plan.limit_bytes, "isa": info["isa"], "rounds": plan.limit_rounds}
-    report("probing the limits")
-    before = measure_limits(info["threads"], **probe)
-    measured = []
-    for n in plan.prefill:
-        report(f"prefill of {n}")
-        measured.append((f"prefill {n}", n, runner.prefill(n, plan.rounds)))
-    for context in plan.decode:
-        report(f"decode at context {context}")
-        measured.append((f"decode at {context}", 1, runner.decode(1, max(context, 1), plan.steps)))
-    for n in plan.batch:
-        report(f"batch of {n}")
-        measured.append((f"batch {n}", n, runner.decode(n, _BATCH_CONTEXT, plan.steps)))
-    report("probing the limits again")
-    limits = _Limits.between(before, measure_limits(info["threads"], **probe))
-    figures = tuple(_figure(name, tokens, runs, limits) for name, tokens, runs in measured)
-    return Result(limits.bandwidth, limits.peaks, figures)
+    return measure(info, plan, lambda: plan.check(model), plan.jobs(model), report)
 
 
-def check(model: Model, n: int) -> None:
+def check(model: Model | Seq2Seq, n: int) -> None:
     """Finite logits, and the same greedy tokens alone and among n. Raises Error."""
     rng = np.random.default_rng(1)  # other prompts than those that are timed
-    ids = _prompt(rng, model, _BATCH_CONTEXT)
-    if not np.isfinite(model.logits(ids)).all():
-        raise Error("bench", expected="finite logits", found="NaN or infinity")
+    ids = _prompt(rng, model, min(_BATCH_CONTEXT, model.info()["context"]))
     asked = {"max_tokens": _CHECKED_STEPS, "ignore_eos": True}
+    if isinstance(model, Seq2Seq):
+        logits, asked = model.logits(ids, [model.config.decoder_start_id]), {**asked, "n_beams": 1}
+    else:
+        logits = model.logits(ids)
+    if not np.isfinite(logits).all():
+        raise Error("bench", expected="finite logits", found="NaN or infinity")
     alone = model.generate(token_ids=ids, **asked).token_ids
-    companions = [_prompt(rng, model, _BATCH_CONTEXT) for _ in range(n - 1)]
+    companions = [_prompt(rng, model, len(ids)) for _ in range(n - 1)]
     together = model.generate(token_ids=[ids, *companions], **asked)[0].token_ids
     if together != alone:
         raise Error("bench", expected=f"the tokens {alone} in a batch of {n} too", found=str(together))
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A prompt or a decode step: the seconds it took in all, and its instructions if they were observed."""
-
-    seconds: float
-    profile: list[_core.InstructionProfile]
-
-
-class _Runner:
+class _Steps:
     """Steps the engine itself: nobody else may use the model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model | Seq2Seq) -> None:
         self._model, self._engine = model, model._engine
         self._rng = np.random.default_rng(0)
 
-    def prefill(self, n_tokens: int, rounds: int) -> list[_Run]:
-        """Prompts without and with an observer, in turn."""
-        runs = []
-        for i in range(2 * rounds + 1):  # the first warms up
+    def prefill(self, n_tokens: int, rounds: int) -> list[Run]:
+        def run(observed: bool) -> Run:
             self._add(n_tokens, 1)
-            steps = []
-            while not self._engine.idle():
-                steps.append(self._step(observed=i % 2 == 0))
-            runs.append(_Run(sum(s.seconds for s in steps), [at for s in steps for at in s.profile]))
-        return runs[1:]
+            return self._to_the_end(observed)
 
-    def decode(self, n_sequences: int, context: int, steps: int) -> list[_Run]:
+        return in_turn(rounds, run)
+
+    def decode(self, n_sequences: int, context: int, steps: int) -> list[Run]:
         """Steps of sequences that begin with `context` tokens, without and with an observer, in turn."""
         requests = [self._add(context, _decoded(n_sequences, steps)) for _ in range(n_sequences)]
         begun = set()
@@ -183,35 +211,54 @@ class _Runner:
             self._engine.cancel(request)
         return runs
 
-    def _step(self, observed: bool) -> _Run:
-        started = time.perf_counter()
-        profile = self._engine.profile_step()[1] if observed else []
-        if not observed:
-            self._engine.step()
-        return _Run(time.perf_counter() - started, profile)
+    def _to_the_end(self, observed: bool) -> Run:
+        steps = []
+        while not self._engine.idle():
+            steps.append(self._step(observed))
+        return together(steps)
+
+    def _step(self, observed: bool) -> Run:
+        return timed(self._engine.step, self._engine.profile_step, observed)
 
     def _add(self, n_tokens: int, max_tokens: int) -> int:
         return self._engine.add(_prompt(self._rng, self._model, n_tokens), max_tokens=max_tokens, **GREEDY)[0]
 
 
-@dataclass(frozen=True)
-class _Limits:
-    bandwidth: float
-    peaks: dict[str, float]
+class _Answers(_Steps):
+    """Texts of `source` tokens to answers of `target` tokens, their reading included."""
 
-    @classmethod
-    def between(cls, before: Limits, after: Limits) -> _Limits:
-        def mean(name: str) -> float:
-            return (getattr(before, name) + getattr(after, name)) / 2
+    def __init__(self, model: Seq2Seq, source: int, target: int) -> None:
+        super().__init__(model)
+        self._source, self._target = source, target
 
-        return cls(mean("best_bandwidth"), {kind: mean(kind) for kind in ("int8", "bf16", "f32")})
+    def run(self, n_texts: int, n_beams: int, observed: bool) -> Run:
+        for _ in range(n_texts):
+            self._engine.add(
+                [self._model.config.decoder_start_id],
+                source=_prompt(self._rng, self._model, self._source),
+                max_tokens=self._target,
+                beams=_core.BeamParams(width=n_beams),
+                **GREEDY,
+            )
+        return self._to_the_end(observed)
 
-    def seconds(self, at: _core.InstructionProfile) -> float:
-        """The least that an instruction can take; float32 does what a CPU has no other instructions for."""
-        return max(at.bytes / self.bandwidth, at.operations / (self.peaks[at.arithmetic.name] or self.peaks["f32"]))
+
+def _texts(encoder: Encoder, name: str, lengths: list[int], rounds: int) -> Job:
+    native, n_tokens = _program(encoder), sum(lengths)
+    ids = np.random.default_rng(0).integers(0, encoder.config.vocab_size, n_tokens, np.int32)
+    plain: Callable[[], object] = lambda: native.run(ids, np.array(lengths))  # noqa: E731
+    observed = lambda: (None, native.profile(ids, np.array(lengths)))  # noqa: E731
+    run = lambda: in_turn(rounds, lambda seen: timed(plain, observed, seen))  # noqa: E731
+    return Job(name, name, n_tokens, run, len(lengths))
 
 
-def _prompt(rng: np.random.Generator, model: Model, n_tokens: int) -> list[int]:
+def _program(encoder: Encoder) -> _core.Encoder:
+    """A head over the vocabulary is for single rows: of such a model the embedding counts."""
+    usual, masks = encoder.embedding, encoder.config.head.task == "mask"
+    return encoder._native(embedding_name(usual.pooling, usual.normalised) if masks else encoder.usual_program)
+
+
+def _prompt(rng: np.random.Generator, model: Model | Seq2Seq, n_tokens: int) -> list[int]:
     """Random tokens, so that no two prompts share a prefix that a cache could hold."""
     return rng.integers(0, model.config.vocab_size, n_tokens).tolist()
 
@@ -219,37 +266,3 @@ def _prompt(rng: np.random.Generator, model: Model, n_tokens: int) -> list[int]:
 def _decoded(n_sequences: int, steps: int) -> int:
     """Tokens that a sequence may be given: those that begin first have taken some when the last begins."""
     return n_sequences + 2 * steps + 1
-
-
-def _median(runs: list[_Run]) -> _Run:
-    return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-
-
-def _figure(name: str, tokens: int, runs: list[_Run], limits: _Limits) -> Figure:
-    seconds = _median([run for run in runs if not run.profile]).seconds
-    observed = _median([run for run in runs if run.profile])
-    return Figure(
-        name=name,
-        tokens=tokens,
-        seconds=seconds,
-        tokens_per_second=tokens / seconds,
-        limit_share=sum(limits.seconds(at) for at in observed.profile) / seconds,
-        profiled_seconds=observed.seconds,
-        outside=observed.seconds - sum(at.seconds for at in observed.profile),
-        ops=_by_op(observed, limits),
-    )
-
-
-def _by_op(run: _Run, limits: _Limits) -> tuple[OpTime, ...]:
-    """Longest first."""
-    groups: dict[str, list[_core.InstructionProfile]] = {}
-    for at in run.profile:
-        groups.setdefault(at.op, []).append(at)
-    times = []
-    for op, group in groups.items():
-        seconds, least = sum(at.seconds for at in group), sum(limits.seconds(at) for at in group)
-        n_bytes, operations = sum(at.bytes for at in group), sum(at.operations for at in group)
-        share = least / seconds if least else None
-        arithmetic = max(group, key=lambda at: at.operations).arithmetic.name
-        times.append(OpTime(op, len(group), seconds, seconds / run.seconds, n_bytes, operations, arithmetic, share))
-    return tuple(sorted(times, key=lambda t: -t.seconds))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ParameterError
-from .model import Result
+from .measuring import Result
 from .plotting import pyplot
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -24,6 +24,8 @@ _COLOURS = {  # by the first word of a figure's name
     "prefill": ("#8cc3e8", "#3f8fc4", "#1f4e79"),
     "decode": ("#f0a3a3", "#d1495b", "#7a1f1f"),
     "batch": ("#8ac6a0", "#2e7d4f", "#174d2e"),
+    **dict.fromkeys(("alone", "greedy"), ("#8cc3e8", "#3f8fc4", "#1f4e79")),
+    **dict.fromkeys(("ragged", "beams"), ("#f0a3a3", "#d1495b", "#7a1f1f")),
 }
 _MARKERS = "osD^vPX*<>"
 _INK = "#333333"

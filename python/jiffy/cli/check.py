@@ -17,13 +17,13 @@ from .options import (
     ModelArgument,
     ThreadsOption,
     WeightsOption,
-    load_language_model,
+    load_with_layers,
     print_table,
     progress,
 )
 
 if TYPE_CHECKING:
-    from ..check import Report
+    from ..check import EncoderReport, Report
 
 
 def check(
@@ -42,16 +42,18 @@ def check(
     threads: ThreadsOption = None,
     cache: CacheOption = True,
 ) -> None:
-    """Compare the engine, part by part, with float64 on the weights of the model's file.
+    """Compare the engine, part by part, with float64 on the weights of the model's file: a language model's, an
+    encoder's (its head or embedding last), or both sides of an encoder-decoder.
 
     Exit status 1 and the name of the first bad part, if there is one.
     """
     from ..check import check as run_check
+    from ..check import tokens_of
 
-    loaded = load_language_model(
+    loaded = load_with_layers(
         model, weights=weights, head=head, kv_dtype=kv, n_threads=threads, cache=cache, isa=isa, fuse=fuse
     )
-    ids = loaded.tokenizer.encode(_read(text))[: min(tokens, loaded.info()["context"])]
+    ids = tokens_of(loaded, _read(text), tokens)
     with progress() as show:
         report = run_check(loaded, ids, against, show)
     if as_json:
@@ -84,16 +86,28 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _print(report: Report) -> None:
+def _results(report: Report | EncoderReport) -> list[str]:
+    from ..check import EncoderReport
+
+    if isinstance(report, EncoderReport):
+        changed = report.changed_top1
+        lines = [f"cosine with the reference's result {report.cosine:.6f}"]
+        return [*lines, *([] if changed is None else [f"largest score changed in {changed:.1%} of the rows"])]
+    return [
+        f"KL divergence {report.kl_mean:.2g} on average, {report.kl_max:.2g} at most",
+        f"likeliest token changed at {report.changed_top1:.1%} of the positions",
+        f"perplexity {report.perplexity:.3f}, in float64 {report.reference_perplexity:.3f}",
+    ]
+
+
+def _print(report: Report | EncoderReport) -> None:
     columns = ["part", "drift", "loss", "error", "worst", "of bound", ""]
     rows = []
     for p in report.parts:
         errors = (f"{x:.2e}" for x in (p.drift, p.loss, p.error, p.worst))
         rows.append((p.name, *errors, f"{p.bound_share:.0%}", "bad" if p.bad else "ok"))
     print_table(f"{report.n_tokens} tokens: loss of the formats, error of the engine", columns, rows)
-    print(f"KL divergence {report.kl_mean:.2g} on average, {report.kl_max:.2g} at most")
-    print(f"likeliest token changed at {report.changed_top1:.1%} of the positions")
-    print(f"perplexity {report.perplexity:.3f}, in float64 {report.reference_perplexity:.3f}")
+    print("\n".join(_results(report)))
     bad = report.first_bad
     if bad is None:
         print("all parts are within the bounds of their formats")

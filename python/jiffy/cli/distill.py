@@ -11,7 +11,8 @@ import typer
 EncoderArgument = Annotated[
     str | None,
     typer.Argument(
-        help="A folder with safetensors, org/name on the hub, or a name of `jiffy models`.", show_default="minilm-l6"
+        help="A folder with safetensors, a packed file, org/name on the hub, or a name of `jiffy models`.",
+        show_default="minilm-l6",
     ),
 ]
 

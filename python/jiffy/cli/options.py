@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 # France's capital, in f32, and 8-bit activations turn it over.
 SYSTEM_MESSAGE = "You are a helpful assistant."
 SystemOption = Annotated[str, typer.Option(help='System message; "" leaves it to the model\'s template.')]
+
+
+def load_with_layers(name: str | os.PathLike[str] | None, **options):
+    """`jiffy.load`. Raises Unsupported for static vectors, too."""
+    from ..llm import load
+    from ..static_vectors import StaticVectors
+
+    loaded = load(name, **options)
+    if isinstance(loaded, StaticVectors):
+        raise Unsupported(str(loaded.path), expected="a model with layers", found="static vectors")
+    return loaded
 
 
 def load_language_model(name: str | None, **options) -> Model:

@@ -19,9 +19,11 @@ def pack(
     context: ContextOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Pack a model into one file that loads in no time and needs no other: weights, tokenizer and chat template.
+    """Pack a language model, an encoder or an encoder-decoder into one file that loads in no time and needs no other:
+    weights, tokenizer, chat template, labels.
 
-    --context matters only to models with "dynamic" rope scaling, which then load with this one alone.
+    --context matters only to models with "dynamic" rope scaling, which then load with this one alone, and to such with
+    sinusoids, which then load with no longer one.
     """
     from ..llm import pack as run_pack
 

@@ -12,7 +12,9 @@ from .texts import JsonLinesOption, TruncateOption, overflow_of, print_json, tex
 
 
 def summarize(
-    model: Annotated[str, typer.Option("--model", "-m", help="A folder or org/name on the hub, trained for this.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A folder, packed file or org/name on the hub, trained for this.")
+    ],
     file: Annotated[Path | None, typer.Option("--file", "-f", help="The text; else standard input.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Tokens of the summary; else as the model's files say.")

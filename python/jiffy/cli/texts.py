@@ -23,12 +23,15 @@ EncoderOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A folder with safetensors, org/name on the hub, or a name of `jiffy models`.",
+        help="A folder with safetensors, a packed file, org/name on the hub, or a name of `jiffy models`.",
         show_default="minilm-l6",
     ),
 ]
 HeadOption = Annotated[
-    str, typer.Option("--model", "-m", help="A folder with safetensors or org/name on the hub, with a head for this.")
+    str,
+    typer.Option(
+        "--model", "-m", help="A folder with safetensors, a packed file or org/name on the hub, with a head for it."
+    ),
 ]
 TruncateOption = Annotated[
     bool, typer.Option("--truncate", help="Leave out the end of texts that are longer than the context.")

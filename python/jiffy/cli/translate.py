@@ -17,7 +17,9 @@ def translate(
     source: Annotated[str, typer.Option("--from", "-s", help="The language of the texts.")] = "en",
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="A folder, a .bin file, org/name on the hub, or a name of `jiffy models`."),
+        typer.Option(
+            "--model", "-m", help="A folder, a .bin or packed file, org/name on the hub, or a name of `jiffy models`."
+        ),
     ] = None,
     beams: Annotated[int | None, typer.Option(help="Beams of the search; else as the model's files say.")] = None,
     file: FileOption = None,

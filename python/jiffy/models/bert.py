@@ -16,9 +16,9 @@ from .relative_bias import bidirectional_bias
 if TYPE_CHECKING:
     from .. import _core
     from ..encoder_config import EncoderConfig
-    from ..graph import Trace
+    from ..graph import Node, Trace
     from ..weights import Weights
-    from .endings import Ending
+    from .endings import Ending, Keep
 
 
 def bert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: int) -> Ending:
@@ -30,9 +30,13 @@ def bert(t: Trace, c: EncoderConfig, w: Weights, table: _core.Weight, context: i
     x = t.layer_norm(x, *w.norm("embed_norm"), c.norm_eps)
     if c.projected:
         x = t.linear(x, *w.linear("embed_projection"))
+    t.mark("embeddings", x)
     bias = bidirectional_bias(w.table("relative_bias.weight")) if c.n_buckets else None
     layers = {i: EncoderLayer.read(w.at(f"layers.{i}")) for i in sorted(set(c.weights_of))}
-    *before, last = c.weights_of
-    for i in before:
-        x = encoder_layer(t, x, c, layers[i], all_rows, bias=bias)
-    return lambda t, keep: encoder_layer(t, x, c, layers[last], keep, bias=bias)
+
+    def layer(t: Trace, x: Node, i: int, keep: Keep) -> Node:
+        return t.mark(f"layers.{i}", encoder_layer(t, x, c, layers[c.weights_of[i]], keep, bias=bias))
+
+    for i in range(c.n_layers - 1):
+        x = layer(t, x, i, all_rows)
+    return lambda t, keep: layer(t, x, c.n_layers - 1, keep)

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 def embedding(t: Trace, ending: Ending, pooling: str, normalised: bool) -> Node:
     """One row for each sequence, of length 1 if normalised (a row of zeros stays one)."""
     y = pooled(t, ending, pooling)
-    if not normalised:
-        return y
-    # y / |y| = y / sqrt(mean(y^2)) / sqrt(dim)
-    return t.rms_norm(y, np.full(y.width, y.width**-0.5, np.float32), 1e-30)
+    if normalised:  # y / |y| = y / sqrt(mean(y^2)) / sqrt(dim)
+        y = t.rms_norm(y, np.full(y.width, y.width**-0.5, np.float32), 1e-30)
+    return t.mark("embedding", y)
 
 
 def head(t: Trace, ending: Ending, c: EncoderConfig, w: Weights, table: _core.Weight) -> Node:
@@ -34,7 +33,5 @@ def head(t: Trace, ending: Ending, c: EncoderConfig, w: Weights, table: _core.We
         y = t.activation(t.linear(y, *w.linear("dense")), h.activation)
     if h.norm:
         y = t.layer_norm(y, *w.norm("norm"), c.norm_eps)
-    if h.task != "mask":
-        return t.linear(y, *w.linear("out"))
-    matrix = table if c.tied else w.matrix("out.weight")
-    return t.linear(y, matrix, w.bias("out"))
+    tied = h.task == "mask" and c.tied
+    return t.mark("head", t.linear(y, table if tied else w.matrix("out.weight"), w.bias("out")))

@@ -33,22 +33,23 @@ class Seq2SeqWeights:
 def encoder(t: Trace, c: Seq2SeqConfig, weights: Seq2SeqWeights, context: int) -> Node:
     """Token ids -> the keys and values of each layer of the decoder [n_tokens, n_layers * 2 * n_heads * head_dim]."""
     w = weights.w.at("encoder")
-    x = _embedded(t, c, w, weights, context)
+    x = t.mark("encoder.embeddings", _embedded(t, c, w, weights, context))
     bias = bidirectional_bias(w.table("relative_bias.weight"), c.max_distance) if c.n_buckets else None
     for i in range(c.encoder.n_layers):
         layer = w.at(f"layers.{i}")
         x = _sublayer(t, c, x, layer.at("self_attn"), lambda y, own: _attention(t, c, y, own, 0, False, bias))
         x = _sublayer(t, c, x, layer.at("ffn"), lambda y, own: _ffn(t, c, y, own))
+        t.mark(f"encoder.layers.{i}", x)
     if c.final_norm:
         x = _norm(t, c, x, w.at("final_norm"))
     names = [f"decoder.layers.{i}.cross_attn.{part}" for i in range(c.decoder.n_layers) for part in "kv"]
-    return t.linear(t.select(x), *weights.w.stacked(names))
+    return t.mark("keys and values", t.linear(t.select(x), *weights.w.stacked(names)))
 
 
 def decoder(t: Trace, c: Seq2SeqConfig, weights: Seq2SeqWeights, context: int) -> Node:
     """Token ids -> logits [n_outputs, vocab_size]."""
     w = weights.w.at("decoder")
-    x = _embedded(t, c, w, weights, context)
+    x = t.mark("decoder.embeddings", _embedded(t, c, w, weights, context))
     bias = causal_bias(w.table("relative_bias.weight"), c.max_distance) if c.n_buckets else None
     for i in range(c.decoder.n_layers):
         layer = w.at(f"layers.{i}")
@@ -59,11 +60,12 @@ def decoder(t: Trace, c: Seq2SeqConfig, weights: Seq2SeqWeights, context: int) -
             x = _sublayer(t, c, x, layer.at("self_attn"), own_attention)
         x = _sublayer(t, c, x, layer.at("cross_attn"), lambda y, own, i=i: _cross_attention(t, c, y, own, i))
         x = _sublayer(t, c, x, layer.at("ffn"), lambda y, own: _ffn(t, c, y, own))
+        t.mark(f"decoder.layers.{i}", x)
     x = t.select(x)
     if c.final_norm:
         x = _norm(t, c, x, w.at("final_norm"), c.head_scale)
     table = weights.w.matrix("lm_head.weight") if weights.w.has("lm_head.weight") else weights.table
-    return t.linear(x, table, weights.w.bias("logits"))
+    return t.mark("logits", t.linear(x, table, weights.w.bias("logits")))
 
 
 def sinusoids(n: int, dim: int, period: str) -> np.ndarray:

@@ -11,11 +11,14 @@ from ..encoder import Encoder
 from ..errors import ParameterError, Unsupported
 from ..hub import DEFAULT_ENCODER, resolve_model
 from ..llm import load_encoder
+from ..packed import is_packed
 from ..results import watched
 from ..static_files import is_static
 from ..static_vectors import StaticVectors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..encoder_texts import Text
     from ..results import Results
 
@@ -55,7 +58,12 @@ def embedder_of(model: Encoder | StaticVectors | str | os.PathLike[str] | None) 
 def _named(name: str, process: int) -> Encoder | StaticVectors:
     """process: a forked child needs threads of its own."""
     path = resolve_model(name)
-    return StaticVectors(path) if is_static(path) else load_encoder(path, weights="i8g32")
+    return StaticVectors(path) if is_static(path) else load_encoder(path, weights=unless_packed(path, "i8g32"))
+
+
+def unless_packed(path: Path, weights: str) -> str | None:
+    """The format for the model at `path`, which a packed file has decided."""
+    return None if is_packed(path) else weights
 
 
 def is_one(texts: object) -> bool:

@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import cast
 
 from ..errors import ParameterError, Unsupported
-from ..hub import MODELS
+from ..hub import MODELS, resolve_model
 from ..llm import load
 from ..seq2seq import Seq2Seq
+from .models import unless_packed
 
 _KEPT = 3  # models
 
@@ -33,7 +34,8 @@ def known_pairs() -> list[tuple[str, str]]:
 @lru_cache(maxsize=_KEPT)
 def _named(name: str, process: int) -> Seq2Seq:
     """process: a forked child needs threads of its own."""
-    model = cast("object", load(name, weights="i8"))
+    path = resolve_model(name)
+    model = cast("object", load(path, weights=unless_packed(path, "i8")))
     if not isinstance(model, Seq2Seq):
         raise Unsupported(name, expected="an encoder-decoder", found=type(model).__name__)
     return model
