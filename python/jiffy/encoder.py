@@ -200,7 +200,9 @@ class Encoder:
         trace = Trace()
         body = modernbert if self.config.rope_thetas else bert
         with progress_bar(sum(entry.n_bytes for entry in tensors.values()), self._loading.progress) as report:
-            weights = Weights(tensors, Packing(self._pool, self._loading.weights, self._loading.head, report))
+            chosen_formats = self._loading.weights, self._loading.head
+            packing = Packing(self._pool, *chosen_formats, rotated=True, report=report)
+            weights = Weights(tensors, packing)
             table = weights.matrix("embed_tokens.weight")
             ending = body(trace, self.config, weights, table, self.context)
         return trace, ending, weights, table
