@@ -73,6 +73,23 @@ def test_bits_don_t_depend_on_the_instruction_set(folder, weights):
         assert_same(other, by_isa[0])
 
 
+ROTATED = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256}
+
+
+@pytest.mark.parametrize("weights", ["i8", "i8g32", "i4a"])
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_rotated_layers_give_the_same_bits_everywhere(tmp_path, name, weights):
+    tiny.write(tmp_path, name, **ROTATED)
+    some = texts(20)
+    one = jiffy.load_encoder(tmp_path, weights=weights, n_threads=1)
+    assert "rotate_quantize" in one.traced("hidden").ops and "quantize" not in one.traced("hidden").ops
+    expected = np.stack([one.encode(text) for text in some])
+    for isa in jiffy.isas():
+        for fuse in (True, False):
+            other = jiffy.load_encoder(tmp_path, weights=weights, n_threads=3, isa=isa, fuse=fuse)
+            assert_same(other.encode(some), expected)
+
+
 def test_poolings_are_those_of_hidden_rows(encoder):
     text = "a few words"
     rows = encoder.hidden_states(text).astype(np.float64)

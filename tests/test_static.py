@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import jiffy
 import tiny_encoders as tiny
@@ -118,6 +119,41 @@ def test_tokens_of_model2vec(tmp_path):
         ids = [i for i in library.encode(text, add_special_tokens=False).ids if i != library.token_to_id("[UNK]")]
         np.testing.assert_allclose(row, mean(*ids, rows=rows * weights[:, None]), rtol=0, atol=1e-6)
     assert_same(found.encode("\u4e00"), np.zeros(20, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_tokens_that_share_rows(tmp_path, dtype):
+    """As model2vec writes them: rows by what `mapping` makes of a token's id, times a weight by the id itself."""
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((7, 20)).astype(np.float32)
+    mapping = rng.integers(0, len(rows), tiny.VOCAB).astype(dtype)
+    weights = np.linspace(0.1, 2, tiny.VOCAB, dtype=np.float32)
+    found = jiffy.load(write_mapped(tmp_path, rows, mapping, weights=weights))
+    assert_same(found.rows, rows[mapping] * weights[:, None])
+    assert_same(jiffy.load(write_mapped(tmp_path, rows, mapping)).rows, rows[mapping])
+
+
+def write_mapped(folder, rows, mapping, **more):
+    """With the safetensors library, since ours writes floats alone."""
+    write_model(folder, rows)
+    save_file({"embeddings": rows, "mapping": mapping, **more}, folder / "model.safetensors")
+    return folder
+
+
+def test_bad_mappings(tmp_path):
+    rows = np.ones((7, 4), np.float32)
+    good = np.zeros(tiny.VOCAB, np.int32)
+    for wrong in (-1, 7):
+        with pytest.raises(jiffy.FormatError, match=f"mapping: expected rows 0 to 6, found .*{wrong}"):
+            jiffy.load(write_mapped(tmp_path, rows, np.append(good, np.int32(wrong))))
+    with pytest.raises(jiffy.FormatError, match="mapping shape: expected 1 to"):
+        jiffy.load(write_mapped(tmp_path, rows, good[None]))
+    with pytest.raises(jiffy.Unsupported, match="mapping dtype: expected I32 or I64, found F32"):
+        jiffy.load(write_mapped(tmp_path, rows, good.astype(np.float32)))
+    with pytest.raises(jiffy.FormatError, match="ids below the 50 rows"):
+        jiffy.load(write_mapped(tmp_path, rows, good[:50]))
+    with pytest.raises(jiffy.FormatError, match=r"weights shape: expected .100."):
+        jiffy.load(write_mapped(tmp_path, rows, np.zeros(100, np.int32), weights=np.ones(7, np.float32)))
 
 
 def test_words_have_the_tokens_that_the_library_gives_the_text(tmp_path):

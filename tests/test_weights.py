@@ -8,7 +8,7 @@ import pytest
 import jiffy
 from jiffy import _core
 from jiffy.tensor_entry import TensorEntry
-from jiffy.weights import Packing, Weights
+from jiffy.weights import Packing, Weights, rotate
 
 POOL = _core.ThreadPool(2)
 
@@ -30,6 +30,30 @@ def test_scales_that_float16_cannot_hold_become_float32(tmp_path, fmt: str, scal
     weight = Weights({"w": entry}, Packing(POOL, weights=fmt)).matrix("w")
     error = np.abs(weight.unpack() - w).max(axis=1) / np.abs(w).max(axis=1)
     assert (error <= (1 / 7 if weight.format.startswith("i4") else 1 / 120)).all()
+
+
+def test_rotated_weights_give_the_same_products():
+    """With inputs times the Hadamard matrix of 8, written out by its signs."""
+    rng = np.random.default_rng(4)
+    w, x = rng.standard_normal((20, 256)).astype(np.float32), rng.standard_normal((5, 256))
+    signs = [[(-1) ** (i & k).bit_count() for k in range(8)] for i in range(8)]
+    rotated = np.einsum("ik,nbkj->nbij", signs, x.reshape(5, 2, 8, 16)).reshape(5, 256)
+    np.testing.assert_allclose(rotated @ rotate(w).T, x @ w.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(("fmt", "cols", "rotates"), [("i8", 256, True), ("i4", 256, True), ("i8", 200, False)])
+def test_linear_layers_are_rotated_where_whole_blocks_allow(tmp_path, fmt, cols, rotates):
+    """And a table never is: its rows are looked up."""
+    w = np.random.default_rng(5).standard_normal((40, cols)).astype(np.float32)
+    (tmp_path / "w.bin").write_bytes(w.tobytes())
+    entry = TensorEntry("a.weight", "f32", w.shape, tmp_path / "w.bin", 0, w.nbytes)
+    for wanted in (False, True):
+        weights = Weights({"a.weight": entry}, Packing(POOL, weights=fmt, rotated=wanted))
+        found = weights.linear("a")
+        assert found.rotated == (wanted and rotates)
+        expected = packed(rotate(w) if found.rotated else w, fmt)
+        assert (found.weight.unpack() == expected.unpack()).all()
+        assert (weights.matrix("a.weight").unpack() == packed(w, fmt).unpack()).all()
 
 
 def test_float16_scales_would_have_lost_such_weights():

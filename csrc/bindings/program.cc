@@ -106,6 +106,7 @@ void bind_names(py::module_& m) {
       .value("activation", OpKind::kActivation)
       .value("pool", OpKind::kPool)
       .value("ssru", OpKind::kSsru)
+      .value("rotate_quantize", OpKind::kRotateQuantize)
       .value("rms_norm_quantize", OpKind::kRmsNormQuantize);
 
   py::enum_<Indices>(m, "Indices")

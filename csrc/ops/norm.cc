@@ -1,4 +1,4 @@
-// rms_norm, layer_norm, quantize, rms_norm and quantize at once
+// rms_norm, layer_norm, quantize, quantize behind a rotation, rms_norm and quantize at once
 #include <algorithm>
 
 #include "ops/op.h"
@@ -83,6 +83,19 @@ void check_quantize(const Check& c) {
 void run_quantize(const Call& c, Worker& w) {
   const ActivationView out = c.output(0).quantized();
   share_tiles(out, w, [&](const TileRange& tiles) { w.kernels.quantize({c.input(0).floats(), out, tiles}); });
+}
+
+void check_rotate_quantize(const Check& c) {
+  c.counts(1, 1, 0);
+  check_quantized(c);
+  const Value& q = c.output(0);
+  c.that(q.format.bits == 8, "q8 rows", q.format.name());
+  c.that(q.width % kRotated == 0, "rows of a multiple of " + std::to_string(kRotated), std::to_string(q.width));
+}
+
+void run_rotate_quantize(const Call& c, Worker& w) {
+  const ActivationView out = c.output(0).quantized();
+  share_tiles(out, w, [&](const TileRange& tiles) { w.kernels.rotate_quantize({c.input(0).floats(), out, tiles}); });
 }
 
 void check_rms_norm_quantize(const Check& c) {

@@ -23,6 +23,7 @@ constexpr Op kOps[] = {
     {"activation", check_activation, run_activation, true},
     {"pool", check_pool, run_pool},
     {"ssru", check_ssru, run_ssru},
+    {"rotate_quantize", check_rotate_quantize, run_rotate_quantize, true},
     {"rms_norm_quantize", check_rms_norm_quantize, run_rms_norm_quantize, true},
     {"gate_up", check_gate_up, run_gate_up},
     {"rope_kv_write", check_rope_kv_write, run_rope_kv_write},

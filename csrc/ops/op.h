@@ -56,6 +56,7 @@ enum class OpKind : uint8_t {
   kActivation,       // x -> y
   kPool,             // rows of tokens -> one row a slice, which are the outputs then
   kSsru,             // forget, x -> y
+  kRotateQuantize,   // x -> q8
   kRmsNormQuantize,  // x -> q8 or bf16                    parameters: weight             fused: the rest of the list
   kGateUp,           // x -> y                             parameters: gate, up
   kRopeKvWrite,      // q, k, v -> rotated q               parameters: cosines, sines
@@ -183,6 +184,8 @@ void check_layer_norm(const Check&);
 void run_layer_norm(const Call&, Worker&);
 void check_quantize(const Check&);
 void run_quantize(const Call&, Worker&);
+void check_rotate_quantize(const Check&);
+void run_rotate_quantize(const Call&, Worker&);
 void check_rms_norm_quantize(const Check&);
 void run_rms_norm_quantize(const Call&, Worker&);
 void check_matmul(const Check&);

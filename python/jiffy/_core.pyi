@@ -133,6 +133,7 @@ class OpKind:
     activation: ClassVar[OpKind]
     pool: ClassVar[OpKind]
     ssru: ClassVar[OpKind]
+    rotate_quantize: ClassVar[OpKind]
     rms_norm_quantize: ClassVar[OpKind]
 
 class Indices:

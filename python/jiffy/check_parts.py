@@ -96,7 +96,7 @@ class _FileMatrix:
 class FileWeights(Weights):
     """Weights as they are in their files, for a trace that nobody runs."""
 
-    def _pack(self, entries: list[TensorEntry], f32_scales: bool = False) -> list[_FileMatrix]:
+    def _pack(self, entries: list[TensorEntry], rotated: bool = False, f32_scales: bool = False) -> list[_FileMatrix]:
         return [_FileMatrix([entry]) for entry in entries]
 
     def _stack(self, entries: list[TensorEntry], f32_scales: bool = False) -> _FileMatrix:

@@ -35,7 +35,8 @@ class Family:
     """title: for people. config: the class of its configs. open: a checkpoint of it. programs: traces them, by name, of
     a config and weights for a context. body: those whose weights count as the model's. widths: of the results of some
     of its programs, as a config has them. reader: turns texts into tokens, of what has the tokenizer, a config and a
-    context. text_files: the names of the files that it may read, by names that serve it as well."""
+    context. text_files: the names of the files that it may read, by names that serve it as well. rotated: its linear
+    layers are packed so (`weights.rotate`)."""
 
     title: str
     config: type
@@ -45,6 +46,7 @@ class Family:
     widths: Callable[[Any], Mapping[str, int]]
     reader: Callable[[Any, Any, int], AnyReader]
     text_files: Callable[[NamedFiles, Any], Mapping[str, str]]
+    rotated: bool = False
 
 
 def _tokenizer_files(files: NamedFiles, config: AnyConfig) -> dict[str, str]:
@@ -77,6 +79,7 @@ ENCODERS = Family(
     widths=_encoder_widths,
     reader=lambda text, config, context: TextReader(text, config.vocab_size),
     text_files=_tokenizer_files,
+    rotated=True,
 )
 ENCODER_DECODERS = Family(
     title="an encoder-decoder",

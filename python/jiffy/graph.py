@@ -54,7 +54,7 @@ class Trace:
     instructions: list[_core.Instruction] = field(default_factory=list)
     marks: dict[str, Node] = field(default_factory=dict)  # values with a name, in program order
     _parameter_index: dict[int, int] = field(default_factory=dict)  # id(parameter) -> index: a tied matrix is one
-    _quantized: dict[tuple[int, _core.RowFormat], Node] = field(default_factory=dict)  # (value, format) -> it as that
+    _quantized: dict[tuple[int, _core.RowFormat, bool], Node] = field(default_factory=dict)  # by value, format, rotated
 
     @classmethod
     def of(cls, program: _core.Program, marks: list[tuple[str, int]], parameters: list[tuple[str, object]]) -> Trace:
@@ -88,9 +88,10 @@ class Trace:
         """(x - mean(x)) / sqrt(variance(x) + eps) * weight (+ bias)."""
         return self._emit(_core.OpKind.layer_norm, [x], x.width, [weight, bias], eps=eps)
 
-    def linear(self, x: Node, weight: _core.Weight, bias: np.ndarray | None = None) -> Node:
-        """x weight^T (+ bias), weight [out, in]."""
-        return self._emit(_core.OpKind.matmul, [self._stored_as(weight.activations, x)], weight.rows, [weight, bias])
+    def linear(self, x: Node, weight: _core.Weight, bias: np.ndarray | None = None, rotated: bool = False) -> Node:
+        """x weight^T (+ bias), weight [out, in]; rotated: weight is, as `weights.rotate` does it, and so must x be."""
+        x = self._stored_as(weight.activations, x, rotated)
+        return self._emit(_core.OpKind.matmul, [x], weight.rows, [weight, bias])
 
     def rope(self, x: Node, tables: RopeTables, *, n_heads: int) -> Node:
         """Rotates each head of x by the position of its row."""
@@ -182,12 +183,13 @@ class Trace:
     def traced(self, result: Node, context_length: int) -> Traced:
         return Traced(self, lambda: self.build(result, context_length))
 
-    def _stored_as(self, row_format: _core.RowFormat, x: Node) -> Node:
+    def _stored_as(self, row_format: _core.RowFormat, x: Node, rotated: bool) -> Node:
         if x.format == row_format:
             return x
-        key = (x.index, row_format)
+        key = (x.index, row_format, rotated)
         if key not in self._quantized:
-            self._quantized[key] = self._emit(_core.OpKind.quantize, [x], x.width, [], row_format=row_format)
+            op = _core.OpKind.rotate_quantize if rotated else _core.OpKind.quantize
+            self._quantized[key] = self._emit(op, [x], x.width, [], row_format=row_format)
         return self._quantized[key]
 
     def _emit(self, op, inputs, width, parameters, *, space=None, row_format=_F32, **attributes) -> Node:

@@ -72,7 +72,8 @@ def pack_checkpoint(path: Path, loading: Loading) -> Prepared:
     pool = _core.ThreadPool(loading.n_threads)
     total = sum(entry.n_bytes for entry in tensors.values())
     with progress_bar(total, loading.progress) as report:
-        packing = Packing(pool, loading.weights or checkpoint.weights, loading.head, report)
+        formats = loading.weights or checkpoint.weights, loading.head
+        packing = Packing(pool, *formats, rotated=family.rotated, report=report)
         announce_conversions(tensors.values(), packing.format_of)
         programs = family.programs(config, Weights(tensors, packing), loading.context)
     matrices = [entry.dtype for entry in tensors.values() if len(entry.shape) > 1]

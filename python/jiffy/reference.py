@@ -88,6 +88,11 @@ class Reference:
         row_format = self.trace.values[at.outputs[0]].format
         return round_bf16(x) if row_format.bits == 16 else round_int8(x, row_format.group)
 
+    def _rotate_quantize(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
+        signs = np.array([[(-1) ** (i & k).bit_count() for k in range(8)] for i in range(8)])
+        rotated = np.einsum("ik,...kj->...ij", signs, x.reshape(*x.shape[:-1], -1, 8, 16))
+        return self._quantize(at, rotated.reshape(x.shape))
+
     def _matmul(self, at: _core.Instruction, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         y = np.empty((*x.shape[:-1], len(weight)))
         step = max(1, _PIECE // weight.shape[1])

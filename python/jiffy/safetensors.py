@@ -29,7 +29,9 @@ INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 1 << 25  # a tensor takes about 100 bytes; the format itself stops at 100 MB
 _MAX_DIMS = 8
 _DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-_COUNTERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)")  # 0, 1, 2, ... or 0, which old files have for tensors
+_INTEGER_DTYPES = {"I64": "i64", "I32": "i32"}
+# 0, 1, 2, ... or 0, which old files have for tensors; and the rows of static vectors by token id.
+_INTEGERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)|mapping")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
 
@@ -37,7 +39,7 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorEntry]:
     """The tensors of model.safetensors, or of the shards that model.safetensors.index.json names, by name.
 
     Raises FormatError for damaged or missing files, an index that disagrees with its shards, and a shard outside of the
-    folder; Unsupported for a tensor that is not F32, F16 or BF16, but for counters of positions in I64.
+    folder; Unsupported for a tensor that is not F32, F16 or BF16, but for those that hold integers.
     """
     if os.path.exists(folder / WEIGHTS_FILE):
         return read_safetensors(folder / WEIGHTS_FILE)
@@ -106,7 +108,7 @@ def _entry(path: Path, name: str, info: object, data: int) -> TensorEntry:
     if not isinstance(info, dict):
         raise FormatError(where, expected="an object", found=shown(info))
     dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
-    dtypes = {"I64": "i64"} if dtype == "I64" and _COUNTERS.fullmatch(name) else _DTYPES
+    dtypes = _DTYPES | (_INTEGER_DTYPES if _INTEGERS.fullmatch(name) else {})
     if not isinstance(dtype, str) or dtype not in dtypes:
         raise Unsupported(f"{where} dtype", expected=f"one of {', '.join(_DTYPES)}", found=shown(dtype))
     if not _are_integers(shape, low=1) or len(shape) > _MAX_DIMS:

@@ -3,8 +3,8 @@
 GloVe's text         "word 0.1 0.2 ...", a line each
 word2vec's text      the same below a line "words dim"
 NAME.npy             a matrix, whose words stand in NAME.txt beside it, one a line
-model.safetensors    a matrix by token ids (model2vec, wordllama), tokenizer.json beside it or, as `jiffy distill`
-                     writes it, in its metadata
+model.safetensors    a matrix by token ids (model2vec, wordllama), or by what "mapping" makes of token ids (model2vec);
+                     tokenizer.json beside it or, as `jiffy distill` writes it, in its metadata
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MAX_DIM = 1 << 14
 _TOKENIZER = "tokenizer.json"
 _TABLES = ("embeddings", "embedding.weight")
 _ROW_WEIGHTS = "weights"
+_MAPPING = "mapping"
+_MAX_MAPPED = 1 << 30  # numbers of rows that a few numbers and a mapping make
 _MAX_LINE = 1 << 19
 _MAX_DIGITS = 40  # of a number; longer ones would make an array of all as wide as themselves
 _LINES_AT_ONCE = 4096
@@ -82,7 +84,7 @@ def write_static(path: Path, rows: np.ndarray, tokenizer: str) -> None:
 
 def _holds_a_table(path: Path) -> bool:
     names = set(read_safetensors(path))
-    return bool(names & set(_TABLES)) and names <= {*_TABLES, _ROW_WEIGHTS}
+    return bool(names & set(_TABLES)) and names <= {*_TABLES, _ROW_WEIGHTS, _MAPPING}
 
 
 def _read_safetensors(path: Path) -> StaticTable:
@@ -96,12 +98,29 @@ def _read_safetensors(path: Path) -> StaticTable:
         raise FormatError(f"{path.name} {entry.name} shape", expected=expected, found=str(list(entry.shape)))
     weights = Weights(tensors, Packing(_core.ThreadPool(1)))
     rows = weights.table(entry.name)
+    if _MAPPING in tensors:
+        rows = rows[_mapping(path, tensors[_MAPPING], *rows.shape)]
     if _ROW_WEIGHTS in tensors:
         rows *= _row_weights(path, tensors[_ROW_WEIGHTS], weights, len(rows))[:, None]
     inside = read_metadata(path).get("tokenizer")
     if inside is not None:
         return StaticTable(rows, tokenizer=inside.encode())
     return StaticTable(rows, tokenizer=FilesOfFolder(path.parent).read(_TOKENIZER, MAX_TOKENIZER_BYTES))
+
+
+def _mapping(path: Path, entry: TensorEntry, n_rows: int, dim: int) -> np.ndarray:
+    """The row of each token id."""
+    where = f"{path.name} {entry.name}"
+    if entry.dtype not in ("i32", "i64"):
+        raise Unsupported(f"{where} dtype", expected="I32 or I64", found=entry.dtype.upper())
+    most = min(MAX_WORDS, _MAX_MAPPED // dim)
+    if len(entry.shape) != 1 or entry.shape[0] > most:
+        raise FormatError(f"{where} shape", expected=f"1 to {most} tokens", found=str(list(entry.shape)))
+    numbers = entry.read_rows(0, entry.n_rows).reshape(-1).view({"i32": "<i4", "i64": "<i8"}[entry.dtype])
+    if numbers.min() < 0 or numbers.max() >= n_rows:
+        found = f"{numbers.min()} to {numbers.max()}"
+        raise FormatError(where, expected=f"rows 0 to {n_rows - 1}", found=found)
+    return numbers
 
 
 def _row_weights(path: Path, entry: TensorEntry, weights: Weights, n_rows: int) -> np.ndarray:

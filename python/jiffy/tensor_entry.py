@@ -27,8 +27,7 @@ DTYPES = {
 class TensorEntry:
     """One tensor of a file, as raw little-endian bytes.
 
-    name: as its file has it, or as `open_checkpoint` maps it. dtype: a key of DTYPES, or
-    "i64" of what nobody reads.
+    name: as its file has it, or as `open_checkpoint` maps it. dtype: a key of DTYPES, or "i64" or "i32".
     shape: row-major. A matrix is [out, in] and has `out` rows; a vector has as many rows, of one value each.
     offset: of the first byte, from the start of the file. n_bytes: of the whole tensor.
     interleaved_heads: 0, or the number of heads whose rows the file holds in the order of interleaved rope (see
@@ -121,5 +120,5 @@ class ArrayEntry(TensorEntry):
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """The size in bytes of a tensor of positive dimensions; its rows must be a multiple of the dtype's block."""
-    block_values, block_bytes = (1, 8) if dtype == "i64" else DTYPES[dtype]
+    block_values, block_bytes = {"i64": (1, 8), "i32": (1, 4)}.get(dtype) or DTYPES[dtype]
     return math.prod(shape) // block_values * block_bytes

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import _core
 from .errors import FormatError, Unsupported
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 16 << 20  # of a file, read at a time
 _FILE_PIECE_BYTES = 256 << 20  # read natively, which needs no memory for them, between two reports
+_ROTATED = 128  # columns that a rotation mixes
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
 
 
@@ -27,18 +28,31 @@ class Packing:
     """How tensors are packed. formats: names of `_core.format_names()`, or None to keep what the file holds
     (`foreign_types` says what that means for types that have no format of ours).
 
+    rotated: linear layers in integers whose inputs are whole blocks of 128 are packed rotated (`rotate`).
     report is called with the number of bytes of the file that have been packed since the last call.
     """
 
     pool: _core.ThreadPool
     weights: str | None = None
     head: str | None = None
+    rotated: bool = field(default=False, kw_only=True)
     report: Callable[[int], None] = lambda n_bytes: None
     arena: _core.Arena = field(default_factory=_core.Arena)
 
     def format_of(self, entry: TensorEntry) -> str:
         chosen = self.head or self.weights if entry.name in _VOCABULARY else self.weights
         return chosen or natural_format(entry.dtype)
+
+    def rotates(self, entry: TensorEntry) -> bool:
+        return self.rotated and self.format_of(entry).startswith("i") and entry.shape[-1] % _ROTATED == 0
+
+
+class Linear(NamedTuple):
+    """What `Trace.linear` takes behind x."""
+
+    weight: _core.Weight
+    bias: np.ndarray | None
+    rotated: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,9 +96,11 @@ class Weights:
         """A matrix [out, in], packed."""
         return self._pack([self.tensors[self.prefix + name]])[0]
 
-    def linear(self, name: str) -> tuple[_core.Weight, np.ndarray | None]:
+    def linear(self, name: str) -> Linear:
         """A matrix and its bias, if there is one."""
-        return self.matrix(f"{name}.weight"), self.bias(name)
+        entry = self.tensors[f"{self.prefix}{name}.weight"]
+        rotated = self.packing.rotates(entry)
+        return Linear(self._pack([entry], rotated)[0], self.bias(name), rotated)
 
     def norm(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """The weight of a norm and its bias, if there is one."""
@@ -112,13 +128,15 @@ class Weights:
         entries = [self.tensors[f"{self.prefix}{name}.weight"] for name in (first, second)]
         if len({(self.packing.format_of(entry), entry.shape) for entry in entries}) > 1:
             return self.linear(first), self.linear(second)
-        return tuple(zip(self._pack(entries), (self.bias(first), self.bias(second)), strict=True))
+        rotated = self.packing.rotates(entries[0])
+        pair = zip(self._pack(entries, rotated), (self.bias(first), self.bias(second)), strict=True)
+        return tuple(Linear(weight, bias, rotated) for weight, bias in pair)
 
     def bias(self, name: str) -> np.ndarray | None:
         """The bias of a linear layer or a norm, if there is one."""
         return self.vector(f"{name}.bias") if f"{self.prefix}{name}.bias" in self.tensors else None
 
-    def _pack(self, entries: list[TensorEntry], f32_scales: bool = False) -> list[_core.Weight]:
+    def _pack(self, entries: list[TensorEntry], rotated: bool = False, f32_scales: bool = False) -> list[_core.Weight]:
         rows, cols = entries[0].shape
         shape = (rows, cols, self.packing.format_of(entries[0]), f32_scales, self.packing.arena)
         if len(entries) == 2:
@@ -126,9 +144,9 @@ class Weights:
         else:
             packed = [_core.Weight(entries[0].name, *shape)]
         for entry, weight in zip(entries, packed, strict=True):
-            self._fill(entry, weight, report=not f32_scales)
+            self._fill(entry, weight, report=not f32_scales, rotated=rotated)
         if not f32_scales and not all(weight.fits_f16_headers for weight in packed):
-            return self._pack(entries, f32_scales=True)
+            return self._pack(entries, rotated, f32_scales=True)
         return packed
 
     def _stack(self, entries: list[TensorEntry], f32_scales: bool = False) -> _core.Weight:
@@ -140,9 +158,9 @@ class Weights:
             begin += entry.n_rows
         return weight if f32_scales or weight.fits_f16_headers else self._stack(entries, f32_scales=True)
 
-    def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool, at: int = 0) -> None:
+    def _fill(self, entry: TensorEntry, weight: _core.Weight, report: bool, at: int = 0, rotated: bool = False) -> None:
         """Packs the tensor's rows from the weight's row `at` on."""
-        as_it_is = is_packable(entry.dtype) and entry.lies_in_order
+        as_it_is = is_packable(entry.dtype) and entry.lies_in_order and not rotated
         piece_bytes = _FILE_PIECE_BYTES if as_it_is else _PIECE_BYTES
         step = max(16, piece_bytes // unpacked_row_bytes(entry) // 16 * 16)
         for begin in range(0, entry.n_rows, step):
@@ -151,7 +169,22 @@ class Weights:
                 place = os.fsencode(entry.path), entry.offset + begin * entry.row_bytes
                 weight.pack_file(at + begin, end - begin, *place, entry.dtype, self.packing.pool)
             else:
-                rows = packable(entry.read_rows(begin, end), entry.dtype, weight.format)
-                weight.pack_rows(at + begin, *rows, self.packing.pool)
+                rows, dtype = packable(entry.read_rows(begin, end), entry.dtype, weight.format)
+                if rotated:
+                    rows, dtype = rotate(_core.decode_rows(rows, dtype, weight.cols)).view("uint8"), "f32"
+                weight.pack_rows(at + begin, rows, dtype, self.packing.pool)
             if report:
                 self.packing.report((end - begin) * entry.row_bytes)
+
+
+def rotate(rows: np.ndarray) -> np.ndarray:
+    """Rows [n, cols] of weights that give the same products with inputs that `rotate_quantize` has rotated: each 128
+    columns, as [8, 16], are multiplied by the Hadamard matrix of 8, over 8."""
+    import numpy as np
+
+    x = rows.reshape(-1, 2, 2, 2, _ROTATED // 8) / 8
+    with np.errstate(all="ignore"):  # packing reports what is not finite
+        for axis in (1, 2, 3):
+            first, second = np.split(x, 2, axis=axis)
+            x = np.concatenate([first + second, first - second], axis=axis)
+    return x.reshape(rows.shape)

@@ -104,6 +104,33 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   });
 }
 
+TEST(rotated_rows_quantise_as_what_a_hadamard_matrix_makes_of_them) {
+  const int64_t cols = 384, rows = 13;
+  std::vector<float> x = normal(static_cast<size_t>(rows * cols), 22);
+  std::vector<float> rotated(x.size());
+  for (size_t at = 0; at < x.size(); ++at) {  // as a butterfly adds: by pairs, the highest bit of the place last
+    const size_t begin = at / 128 * 128 + at % 16, place = at % 128 / 16;
+    const auto sum = [&](const auto& self, size_t first, size_t n) -> float {
+      if (n == 1) return x[begin + 16 * first];
+      const float a = self(self, first, n / 2), b = self(self, first + n / 2, n / 2);
+      return (place & n / 2) != 0 ? a - b : a + b;
+    };
+    rotated[at] = sum(sum, 0, 8);
+  }
+  for (const int64_t group : {32, 64, 128}) {
+    on_every_isa("rotate_quantize", [&](const Kernels& kernels) {
+      const RowFormat format{8, group};
+      const Activations expected(kernels, rotated, rows, cols, format);
+      std::vector<uint8_t> memory(expected.memory.size());
+      const ActivationView view = activation_view(memory.data(), rows, cols, format, expected.view.wide_runs);
+      kernels.rotate_quantize({x.data(), view, {0, view.tiles().count(), 0, 128}});
+      kernels.rotate_quantize({x.data(), view, {0, view.tiles().count(), 128, cols}});
+      CHECK(memory == expected.memory);
+      return std::vector<float>(view.scale, view.scale + rows * view.groups());
+    });
+  }
+}
+
 TEST(quantize_to_bf16_rounds_to_the_nearest_and_pads_with_zero) {
   const int64_t cols = 71, rows = 13;
   std::vector<float> x = normal(static_cast<size_t>(rows * cols), 21);

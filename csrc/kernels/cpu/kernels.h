@@ -48,6 +48,15 @@ struct QuantizeArgs {
   TileRange tiles;
 };
 
+// out = quantised rotated x, as q8, where every 128 columns are multiplied by a Hadamard matrix over 8: column 16 i + j
+// becomes the sum over k of (-1)^popcount(i & k) times column 16 k + j. out.cols is a multiple of kRotated.
+inline constexpr int64_t kRotated = 128;
+struct RotateQuantizeArgs {
+  const float* x;  // [rows, out.cols]
+  ActivationView out;
+  TileRange tiles;
+};
+
 // out = quantised rms_norm(x); the normalised rows never reach memory
 struct RmsNormQuantizeArgs {
   const float* x;       // [rows, out.cols]
@@ -257,6 +266,7 @@ struct PeakProbeArgs {
   X(rms_norm, RmsNormArgs)                  \
   X(layer_norm, LayerNormArgs)              \
   X(quantize, QuantizeArgs)                 \
+  X(rotate_quantize, RotateQuantizeArgs)    \
   X(rms_norm_quantize, RmsNormQuantizeArgs) \
   X(matmul, MatmulArgs)                     \
   X(embedding, EmbeddingArgs)               \

@@ -1,5 +1,6 @@
 // Rows of activations as matmul reads them (quant/activations.h): rounded to bf16, or as int8 in groups; of x, or of
-// rms_norm(x).
+// rms_norm(x), or of
+// rotated x.
 //
 // Loops: tile of rows -> group of cols -> row. The codes that all rows of a tile have in a group lie
 // together, so that one call writes one stream and no cache line is written by two lanes (512 rows in turns of two: 4.7
@@ -71,10 +72,46 @@ void quantize_tiles(const ActivationView& out, const TileRange& range, ValueOf&&
   }
 }
 
+// The rotated numbers from `begin` on: three stages of sums and differences of whole vectors, no lane meets another.
+struct Rotated {
+  float x[kRotated];
+  int64_t begin = 0;
+
+  void rotate(const float* from) {
+    constexpr int kVectors = kRotated / kLanes;
+    static_assert(kVectors == 8);
+    Floats v[kVectors];
+    for (int i = 0; i < kVectors; ++i) v[i] = load(from + i * kLanes);
+    for (int half = 1; half < kVectors; half *= 2) {
+      for (int i = 0; i < kVectors; ++i) {
+        if ((i & half) != 0) continue;
+        const Floats a = v[i], b = v[i + half];
+        v[i] = add(a, b);
+        v[i + half] = sub(a, b);
+      }
+    }
+    for (int i = 0; i < kVectors; ++i) store(x + i * kLanes, v[i]);
+  }
+  Floats operator()(int64_t i, int n) const { return load_first(x + (i - begin), n); }
+};
+
 }  // namespace
 
 void quantize(const QuantizeArgs& a) {
   quantize_tiles(a.out, a.tiles, [&](int64_t row) { return Plain{a.x + row * a.out.cols}; });
+}
+
+void rotate_quantize(const RotateQuantizeArgs& a) {
+  Rotated block;
+  for (int64_t t = a.tiles.begin; t < a.tiles.end; ++t) {
+    const RowTile tile = a.out.tiles().tile(t);
+    for (block.begin = a.tiles.first_col; block.begin < a.tiles.end_col; block.begin += kRotated) {
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        block.rotate(a.x + (tile.first + r) * a.out.cols + block.begin);
+        for (int64_t i = 0; i < kRotated; i += a.out.group) quantize_group(block, a.out, tile, r, block.begin + i);
+      }
+    }
+  }
 }
 
 void rms_norm_quantize(const RmsNormQuantizeArgs& a) {

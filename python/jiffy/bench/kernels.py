@@ -269,6 +269,7 @@ CASES = {
     "rms_norm": Case(("f32",), _row_case("rms_norm", n_parameters=1, eps=1e-5)),
     "layer_norm": Case(("f32",), _row_case("layer_norm", n_parameters=2, eps=1e-5)),
     "quantize": Case(_STORED, _quantizing_case("quantize"), ("i4",)),
+    "rotate_quantize": Case(("i4", "i4g64", "i4g128"), _quantizing_case("rotate_quantize"), ("i4",)),
     "rms_norm_quantize": Case(_STORED, _quantizing_case("rms_norm_quantize", eps=1e-5), ("i4",)),
     "matmul": Case(_FORMATS, _matmul, ("i4", "i8")),
     "embedding": Case(_FORMATS, _embedding, ("i4",)),
