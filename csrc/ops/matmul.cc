@@ -35,10 +35,11 @@ MatmulArgs prepare(const Call& c, const Worker& w, const PackedMatrix& weight, c
   return args;
 }
 
-// About eight pieces a lane: enough to even out a delayed lane, few enough to keep each piece one long stream.
+// About eight pieces a lane: enough to even out a delayed lane, few enough to keep each piece one long stream; of an
+// even number, since kernels may take two slabs together.
 int64_t slabs_at_a_time(int64_t slabs, int lanes) {
   const int64_t piece = slabs / (int64_t{8} * lanes);
-  return lanes == 1 ? slabs : piece < 1 ? 1 : piece;
+  return lanes == 1 ? slabs : piece < 2 ? 1 : piece / 2 * 2;
 }
 
 }  // namespace

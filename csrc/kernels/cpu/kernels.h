@@ -278,12 +278,12 @@ struct PeakProbeArgs {
 struct Kernels {
   const char* isa;
   bool native_pairs;  // the CPU multiplies pairs of bf16 in one instruction, which not every one with this set does
-  bool matrix_tiles = false;  // it multiplies matrices of int8: many q8 rows are then stored for that
+  bool matrix_tiles = false;  // it multiplies matrices of int8 and bf16: rows are then stored for that
 
-  // As quant/activations.h says. Fewer rows are faster without: widening a slab's codes has to pay.
-
+  // As quant/activations.h says. Few q8 rows are faster without: widening a slab's codes has to pay. Sums of bf16 have
+  // bits of their own there, so that all rows go one way.
   bool wants_wide_runs(const RowFormat& format, int64_t rows) const {
-    return matrix_tiles && format.bits == 8 && rows >= 2 * kMatrixTileRows;
+    return matrix_tiles && (format.bits == 16 || (format.bits == 8 && rows >= 2 * kMatrixTileRows));
   }
 #define JIFFY_SLOT(name, Args) void (*name)(const Args&);
   JIFFY_KERNELS(JIFFY_SLOT)

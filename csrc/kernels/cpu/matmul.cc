@@ -61,7 +61,7 @@ void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows,
 
 void matmul(const MatmulArgs& p) {
 #ifdef JIFFY_MATRIX_TILES
-  if (p.x.wide_runs) return matmul_by_matrix_tiles(p);
+  if (p.x.wide_runs) return p.x.bits == 16 ? matmul_by_pair_tiles(p) : matmul_by_matrix_tiles(p);
 #endif
   SlabTile& tile = tile_function(p.weight.format);
   const RowTiles tiles{p.rows};
