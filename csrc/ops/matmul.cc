@@ -1,4 +1,4 @@
-// matmul: y_i = x w_i^T (+ bias_i) (+ residual) for all weights that share x, as one piece of work
+// matmul: y_i = finish(x w_i^T (+ bias_i)) (+ residual) for all weights that share x, as one piece of work
 // gate_up: y = silu(x gate^T) * (x up^T)
 #include "ops/op.h"
 
@@ -72,6 +72,7 @@ void run_matmul(const Call& c, Worker& w) {
       const int64_t here = n_slabs(c.output(i).type.width);
       MatmulArgs args = prepare(c, w, c.parameter(2 * i).matrix, c.output(i));
       if (c.has_parameter(2 * i + 1)) args.bias = c.parameter(2 * i + 1).floats;
+      args.finish = c.at.attributes.finish;
       if (c.at.inputs.size() == 2) args.residual = c.input(1).floats();
       args.begin = begin > first ? begin - first : 0;
       args.end = end < first + here ? end - first : here;
