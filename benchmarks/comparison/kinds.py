@@ -58,7 +58,7 @@ LANGUAGE_FILE = replace(
 
 def _encoder_row(prompt: int, batch: int, repeats: int) -> Row:
     name = {"encode": f"{prompt} tokens, batch {batch}"}
-    return Row(f"{prompt}-batch-{batch}", name, batch=batch, prompt=prompt, new=0, repeats=repeats, warmups=2)
+    return Row(f"{prompt}-batch-{batch}", name, batch=batch, prompt=prompt, new=0, repeats=repeats, warmups=1)
 
 
 ENCODER = Kind(
@@ -67,14 +67,14 @@ ENCODER = Kind(
         _encoder_row(32, 1, repeats=40),
         _encoder_row(32, 32, repeats=5),
         _encoder_row(128, 1, repeats=20),
-        _encoder_row(128, 32, repeats=3),
+        _encoder_row(128, 32, repeats=2),
         Row(
             "ragged",
             {"encode": "5 to 200 tokens, batch 32"},
             batch=32,
             prompt=200,
             new=0,
-            repeats=3,
+            repeats=2,
             warmups=1,
             shortest=5,
         ),
