@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks/drivers"))
-from suite import Engine, Generation, Prompts, arguments, serve
+from suite import Engine, Generation, Prompts, Run, arguments, serve
 
 
 class FakeEngine(Engine):
@@ -21,7 +21,7 @@ class FakeEngine(Engine):
             raise ValueError("no such format")
         print("what libraries print goes elsewhere")
 
-    def generate(self, prompts: Prompts, new: int) -> Generation:
+    def generate(self, prompts: Prompts, run: Run) -> Generation:
         assert all(0 <= token < self.vocab_size for prompt in prompts for token in prompt)
         if self._fault == "fails" and len(prompts) > 1:
             raise RuntimeError("only one sequence")
@@ -30,7 +30,7 @@ class FakeEngine(Engine):
             os._exit(3)
         if self._fault == "hangs":
             time.sleep(600)
-        later = len(prompts) * (new - 1)
+        later = len(prompts) * (run.new - 1)
         first = sum(map(len, prompts)) / 1e3
         return Generation(first, first + later / 1e3, later)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import tiny
+import tiny_encoders
+import tiny_seq2seq
 
 ROOT = Path(__file__).parent.parent
 FAULTS = {
@@ -33,14 +35,14 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def command(folder: Path, out: Path, faults: list[str], *options: str) -> list[str]:
+def command(folder: Path, out: Path, faults: list[str], *options: str, model: str = "tiny") -> list[str]:
     peers = [
         argument
         for name in faults
         for argument in ("--peer", name, str(ROOT / "tests/fake_engine.py"), sys.executable, str(folder / name))
     ]
     small = ["--threads", "2", "--probe-megabytes", "4", "--timeout", "10", "--out", str(out)]
-    return [sys.executable, str(ROOT / "benchmarks/peers.py"), str(folder / "tiny"), *small, *peers, *options]
+    return [sys.executable, str(ROOT / "benchmarks/peers.py"), str(folder / model), *small, *peers, *options]
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +154,115 @@ def test_help_tells_the_layout():
     assert "NAME-Q4_0.gguf" in done.stdout and "--rounds" in done.stdout
 
 
-def test_peers_are_found_in_a_folder(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+@pytest.fixture(scope="module")
+def kinds():
+    """Of models, as peers.py knows them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        from comparison import kinds
+
+        yield kinds
+
+
+def laid_out(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_peers_are_found_in_a_folder(tmp_path, kinds):
     from comparison.plan import peers_in
 
-    for name in ("venv-llamacpp/bin/python", "venv-ov/bin/python", "m-Q4_0.gguf", "ov/m-int4/config.json", "m.gguf"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = peers_in(tmp_path, tmp_path / "models/m", 2)
+    laid_out(tmp_path, "venv-llamacpp/bin/python", "venv-ov/bin/python", "m-Q4_0.gguf", "ov/m-int4/config.json")
+    laid_out(tmp_path, "m.gguf")
+    found = peers_in(kinds.LANGUAGE, tmp_path, tmp_path / "models/m", 2)
     assert [c.name for c in found] == ["llama.cpp Q4_0", "OpenVINO int4"]
     assert found[0].command[2:] == (str(tmp_path / "m-Q4_0.gguf"), "--threads", "2")
-    assert peers_in(tmp_path, tmp_path / "m.gguf", 2)[0].command[2] == str(tmp_path / "m.gguf")
+    assert peers_in(kinds.LANGUAGE_FILE, tmp_path, tmp_path / "m.gguf", 2)[0].command[2] == str(tmp_path / "m.gguf")
+
+
+def test_peers_of_encoders_and_translators(tmp_path, kinds):
+    from comparison.plan import DRIVERS, peers_in
+
+    laid_out(tmp_path, "venv-ov/bin/python", "venv-ort/bin/python", "venv-ct2/bin/python")
+    laid_out(tmp_path, "ov/m-int8/config.json", "ov/m-fp32/config.json", "ort/m/model.onnx", "ct2/m-int8/config.json")
+    found = {c.name: c for c in peers_in(kinds.ENCODER, tmp_path, tmp_path / "models/m", 2)}
+    assert list(found) == [
+        "OpenVINO int8",
+        "OpenVINO fp32",
+        "ONNX Runtime f32",
+        "CTranslate2 int8",
+        "CTranslate2 f32",
+    ]
+    assert found["CTranslate2 f32"].command[2:] == (
+        *(str(tmp_path / "ct2/m-int8"), "--threads", "2"),
+        *("--compute", "float32"),
+    )
+    translators = peers_in(kinds.TRANSLATION, tmp_path, tmp_path / "models/m", 2)
+    assert [c.name for c in translators] == ["CTranslate2 int8", "CTranslate2 f32"]
+    for peer in (*kinds.LANGUAGE.peers, *kinds.ENCODER.peers, *kinds.TRANSLATION.peers):
+        assert (DRIVERS / f"run_{peer.driver}.py").is_file()
+
+
+def test_the_kind_of_a_model(tmp_path, kinds):
+    types = {"bert": kinds.ENCODER, "modernbert": kinds.ENCODER, "marian": kinds.TRANSLATION, "qwen2": kinds.LANGUAGE}
+    for model_type, kind in types.items():
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        assert kinds.kind_of(tmp_path) is kind
+    assert kinds.kind_of(tmp_path / "m.gguf") is kinds.LANGUAGE_FILE
+
+
+@pytest.fixture(scope="module")
+def encoders(folder) -> tuple[subprocess.CompletedProcess[str], dict]:
+    tiny_encoders.write(folder / "bert", "bert", max_position_embeddings=256)
+    out = folder / "encoders"
+    options = ["--rounds", "1", "--rows", "32-batch-32", "ragged", "--jiffy", "i8", "f32"]
+    asked = command(folder, out, ["good"], *options, model="bert")
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done, json.loads((out / "results.json").read_text())
+
+
+def test_encoders(encoders):
+    """The peer takes a millisecond for each token that it is given."""
+    done, facts = encoders
+    figures = {(f["name"], f["contestant"]): f for f in facts["figures"]}
+    assert "sentences/s (of the limit)" in done.stdout
+    assert not facts["record"]["errors"]
+    assert figures["32 tokens, batch 32", "good"]["rate"] == pytest.approx(1000 / 32)
+    tokens = sum(5 + 195 * i // 31 for i in range(32))
+    assert figures["5 to 200 tokens, batch 32", "good"]["rate"] == pytest.approx(32 * 1000 / tokens)
+    for name in ("jiffy i8", "jiffy f32"):
+        assert figures["5 to 200 tokens, batch 32", name]["share"] > 0
+
+
+def test_work_of_an_encoder(encoders):
+    """3 layers of q, k, v, o [36, 36] and up, down [50, 36]; 32 tokens see 32."""
+    work = encoders[1]["record"]["work"]["jiffy f32"]["32-batch-32"]["encode"]
+    matrices, attention = 32 * 32 * 3 * (4 * 36 * 36 + 2 * 36 * 50), 2 * 32 * 32 * 32 * 3 * 36
+    assert (work["tokens"], work["operations"]) == (32, 2 * matrices + 2 * attention)
+
+
+def test_encoders_whose_formats_disagree(kinds):
+    import numpy as np
+
+    from comparison.rounds import _check_alike
+
+    rows = np.eye(3)
+    _check_alike(rows, 2 * rows, "jiffy f32")
+    with pytest.raises(ValueError, match=r"rows are not those of jiffy f32: a cosine of 0\.000"):
+        _check_alike(rows, rows[::-1], "jiffy f32")
+
+
+def test_translators(folder):
+    tiny_seq2seq.write_seq2seq(folder / "marian", "marian", max_position_embeddings=64)
+    out = folder / "translators"
+    asked = command(folder, out, ["good"], "--rounds", "1", "--rows", "batch-1-4", "batch-16-greedy", model="marian")
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr + done.stdout
+    facts = json.loads((out / "results.json").read_text())
+    figures = {(f["name"], f["contestant"]): f for f in facts["figures"]}
+    assert "target tokens/s" in done.stdout
+    assert figures["batch 16, greedy", "good"]["rate"] == pytest.approx(16 * 32 / (16 * 25 / 1000))
+    assert figures["batch 1, 4 beams", "jiffy i8"]["rate"] > 0
+    assert figures["batch 1, 4 beams", "jiffy i8"]["share"] is None

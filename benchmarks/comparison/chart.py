@@ -26,7 +26,7 @@ def draw(report: Report, path: Path) -> None:
         axis.axis("off")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
     figure.legend(handles, colours, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"{report.head['model']}: tokens/s, and the share of the limit, on {report.head['machine']}")
+    figure.suptitle(f"{report.head['model']}: {report.unit}, and the share of the limit, on {report.head['machine']}")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

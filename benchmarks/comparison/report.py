@@ -21,17 +21,18 @@ Table = tuple[list[str], list[tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Report:
-    """head: what, where, when, by which command."""
+    """head: what, where, when, by which command. unit: of the rates."""
 
     head: dict[str, str]
+    unit: str
     contestants: list[Contestant]
     figures: list[Figure]
     loads: list[Loads]
     record: Record
 
     def rates(self) -> Table:
-        """Tokens/s and the share of the limit, a column for each contestant."""
-        columns = ["tokens/s (of the limit)", *self._names(), "GB/s probed"]
+        """Rates and the share of the limit, a column for each contestant."""
+        columns = [f"{self.unit} (of the limit)", *self._names(), "GB/s probed"]
         rows = []
         for name in self._figure_names():
             cells = [_rate_cell(self.find(name, c)) for c in self._names()]
@@ -88,7 +89,7 @@ class Report:
     def _write_csv(self, writer: csv.Writer) -> None:
         ratios = [f"ratio to {peer}" for peer in self.peers()]
         writer.writerow(
-            ["figure", "contestant", "tokens/s", "share of limit", "GB/s probed", "int8 TOPS probed", *ratios]
+            ["figure", "contestant", self.unit, "share of limit", "GB/s probed", "int8 TOPS probed", *ratios]
         )
         for f in self.figures:
             others = [self.find(f.name, peer) for peer in self.peers()]

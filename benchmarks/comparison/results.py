@@ -3,7 +3,7 @@
 The limit of a part of a run is the longer of two times: bytes / bandwidth and operations / int8 peak, both probed just
 before and just after. Bytes are those of weights, once a step, and of keys and values; operations are two for each
 multiply-add of matmul and attention, as if all were int8. jiffy counts both (csrc/ops/work.cc). For a peer the
-operations and the keys and values are jiffy's, and the weights are its own file.
+operations and the keys and values are jiffy's, and the weights are its own file, where all of that is read in a step.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .rounds import Measured, Record
 
 @dataclass(frozen=True)
 class Figure:
-    """rates: tokens/s by round, each the median of a round's runs. shares: of the limit, by round, None without a
-    count of work. bandwidths, peaks: what those limits rest on, in bytes/s and operations/s."""
+    """rates: tokens/s, or what else is counted, by round, each the median of a round's runs. shares: of the limit, by
+    round, None without a count of work. bandwidths, peaks: what those limits rest on, in bytes/s and operations/s."""
 
     name: str
     contestant: str
@@ -65,9 +65,10 @@ def figures(record: Record, rows: tuple[Row, ...], contestants: list[Contestant]
 
 
 def rates(part: str, row: Row, generations: list[dict[str, float]]) -> list[float]:
-    """Tokens/s of the "prefill" or the "decode" of each run."""
-    if part == "prefill":
-        return [row.batch * row.prompt / g["first"] for g in generations]
+    """Of each run tokens/s of its "prefill" or "decode", sequences/s of "encode", target tokens/s of "translate"."""
+    at_once = {"prefill": row.batch * row.prompt, "encode": row.batch, "translate": row.batch * row.new}
+    if part in at_once:
+        return [at_once[part] / g["first"] for g in generations]
     return [g["later_tokens"] / (g["last"] - g["first"]) for g in generations]
 
 
@@ -92,14 +93,16 @@ def _figure(name: str, part: str, row: Row, contestant: Contestant, runs: list[M
 
 
 def _work(part: str, row: Row, contestant: Contestant, record: Record) -> dict[str, float] | None:
+    counted = [work[row.name][part] for work in record.work.values() if part in work.get(row.name, {})]
     own = record.work.get(contestant.name, {}).get(row.name)
     if own:
         return own[part]
-    lent = next((work[row.name][part] for work in record.work.values() if row.name in work), None)
-    if lent is None:
+    lent = next(iter(counted), None)
+    weight_bytes = record.about[contestant.name][0]["weight_bytes"]
+    if lent is None or weight_bytes is None:
         return None
-    steps = 1 if part == "prefill" else lent["steps"]
-    return {**lent, "weight_bytes": steps * record.about[contestant.name][0]["weight_bytes"]}
+    steps = lent["steps"] if part == "decode" else 1
+    return {**lent, "weight_bytes": steps * weight_bytes}
 
 
 def _seconds_per_token(work: dict[str, float], bandwidth: float, peak: float) -> float:

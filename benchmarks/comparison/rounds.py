@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jiffy import _core
 from jiffy.bench.limits import PATTERNS, Probe
 
@@ -15,6 +17,7 @@ from .plan import Contestant, Row
 from .process import Driver, DriverError
 
 _CHECKED_BATCH = 8
+_LEAST_COSINE = 0.95  # of an encoder's rows in two formats; rows of other texts are far from it
 
 
 @dataclass(frozen=True)
@@ -62,21 +65,19 @@ class Settings:
 
 
 class Comparison:
-    """report(what) is called before each of the steps() that run() takes."""
-
-    def __init__(
-        self, rows: tuple[Row, ...], contestants: list[Contestant], settings: Settings, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, rows: tuple[Row, ...], contestants: list[Contestant], settings: Settings) -> None:
         self.record = Record()
-        self._rows, self._contestants, self._settings, self._report = rows, contestants, settings, report
+        self._rows, self._contestants, self._settings = rows, contestants, settings
+        self._report: Callable[[str], None] = lambda what: None
         self._probe = Probe(_core.ThreadPool(settings.threads), settings.probe_bytes)
 
     def steps(self) -> int:
         a_round = sum(1 + sum(c.takes(row) for row in self._rows) for c in self._contestants)
         return self._settings.rounds * a_round + sum(c.is_jiffy for c in self._contestants)
 
-    def run(self) -> Iterator[None]:
-        """Yields behind each round."""
+    def run(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Yields behind each round. report(what) is called before each of the steps()."""
+        self._report = report
         for number in range(1, self._settings.rounds + 1):
             with ExitStack() as stack:
                 self._round(number, stack)
@@ -116,13 +117,20 @@ class Comparison:
 
     def _check(self, drivers: dict[str, Driver]) -> None:
         """jiffy's results are right before they are timed; and what each of its rows reads and computes."""
+        computed: dict[str, np.ndarray] = {}
         for contestant in self._contestants:
             if contestant.is_jiffy and contestant.name in drivers:
                 self._report(f"checking what {contestant.name} computes")
-                self._guarded(contestant, lambda c=contestant: self._check_one(drivers[c.name], c))
+                self._guarded(contestant, lambda c=contestant: self._check_one(drivers[c.name], c, computed))
 
-    def _check_one(self, driver: Driver, contestant: Contestant) -> None:
-        driver.ask({"check": _CHECKED_BATCH}, self._settings.timeout)
+    def _check_one(self, driver: Driver, contestant: Contestant, computed: dict[str, np.ndarray]) -> None:
+        """computed: the rows of one text by those that have been checked, where a driver gives them."""
+        answer = driver.ask({"check": _CHECKED_BATCH}, self._settings.timeout)
+        if "rows" in answer:
+            rows = np.array(answer["rows"])
+            for other, theirs in computed.items():
+                _check_alike(rows, theirs, other)
+            computed[contestant.name] = rows
         for row in filter(contestant.takes, self._rows):
             work = driver.ask({"work": row.counted()}, self._settings.timeout)["work"]
             self.record.work.setdefault(contestant.name, {})[row.name] = work
@@ -143,3 +151,11 @@ class Comparison:
     def _probed(self) -> Probed:
         bandwidth = max(self._probe.bandwidth(streams, rounds=2) for streams in PATTERNS)
         return Probed(bandwidth, self._probe.peak("int8", rounds=2, seconds=0.05))
+
+
+def _check_alike(rows: np.ndarray, others: np.ndarray, name: str) -> None:
+    """Raises ValueError for rows that point elsewhere than those of another format."""
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(others, axis=1)
+    cosine = float(((rows * others).sum(axis=1) / lengths).min())
+    if not cosine >= _LEAST_COSINE:
+        raise ValueError(f"rows are not those of {name}: a cosine of {cosine:.3f}")

@@ -25,8 +25,8 @@ class Jiffy(Engine):
         self.vocab_size, self.weight_bytes = info["vocab_size"], info["packed_bytes"]
         self.version = f"jiffy {jiffy.__version__}, {info['isa']}, {info['kv_dtype']} keys and values"
 
-    def generate(self, prompts: Prompts, new: int) -> Generation:
-        return self._stepped(prompts, new, lambda begun: self._engine.step())
+    def generate(self, prompts: Prompts, run: Run) -> Generation:
+        return self._stepped(prompts, run.new, lambda begun: self._engine.step())
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if "check" in request:

@@ -10,7 +10,7 @@ import os
 import time
 
 import llama_cpp
-from suite import Engine, Generation, Prompts, arguments, serve
+from suite import Engine, Generation, Prompts, Run, arguments, serve
 
 _POSITIONS = 4096  # of all sequences together
 _BATCH = 2048  # rows in one call
@@ -32,15 +32,15 @@ class LlamaCpp(Engine):
         self.weight_bytes = os.path.getsize(path)  # a tied embedding is the head, too
         self.version = f"llama-cpp-python {llama_cpp.__version__}"
 
-    def generate(self, prompts: Prompts, new: int) -> Generation:
+    def generate(self, prompts: Prompts, run: Run) -> Generation:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         started = time.perf_counter()
         last_of = [len(prompt) - 1 for prompt in prompts]
         self._compute([(t, i, s, i == last_of[s]) for s, prompt in enumerate(prompts) for i, t in enumerate(prompt)])
         first = time.perf_counter() - started
-        for step in range(1, new):
+        for step in range(1, run.new):
             self._compute([(_GIVEN_TOKEN, last + step, s, True) for s, last in enumerate(last_of)])
-        return Generation(first, time.perf_counter() - started, len(prompts) * (new - 1))
+        return Generation(first, time.perf_counter() - started, len(prompts) * (run.new - 1))
 
     def _compute(self, rows: list[tuple[int, int, int, bool]]) -> None:
         """Rows of (token, position, sequence, whether its logits are wanted)."""

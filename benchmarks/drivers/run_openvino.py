@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import openvino_genai
-from suite import Engine, Generation, Prompts, arguments, serve
+from suite import Engine, Generation, Prompts, Run, arguments, serve
 
 
 class OpenVino(Engine):
@@ -19,7 +19,8 @@ class OpenVino(Engine):
         self.weight_bytes = (folder / "openvino_model.bin").stat().st_size
         self.version = f"openvino-genai {openvino_genai.get_version()}"
 
-    def generate(self, prompts: Prompts, new: int) -> Generation:
+    def generate(self, prompts: Prompts, run: Run) -> Generation:
+        new = run.new
         ids = np.array(prompts, dtype=np.int64)
         inputs = openvino_genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
         config = openvino_genai.GenerationConfig(

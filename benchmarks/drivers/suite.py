@@ -1,10 +1,13 @@
 """What every engine of a comparison is asked, and how it is timed. Needs the standard library alone.
 
 A driver is a program that any Python may run: `run_NAME.py MODEL --threads N` loads a model, then answers requests, one
-JSON object a line each, on standard input and output. All drivers time the same thing from outside: when tokens arrive.
+JSON object a line each, on standard input and output. All drivers time the same thing from outside: when results
+arrive.
 
-    prefill   prompt tokens / seconds until every sequence has its first token
-    decode    tokens that come after that moment / seconds from it to the last token
+    prefill     prompt tokens / seconds until every sequence has its first token
+    decode      tokens that come after that moment / seconds from it to the last token
+    encode      sequences / seconds until every token of all has its last hidden row
+    translate   tokens of the best translations / seconds from the sources to the last of those
 
 Prompts are random token ids, new ones each time, so that no cache of prefixes can help.
 """
@@ -33,28 +36,43 @@ class Generation:
     last: float
     later_tokens: int
 
+    @classmethod
+    def at_once(cls, seconds: float) -> Generation:
+        """Of results that come all together."""
+        return cls(seconds, seconds, 0)
+
 
 @dataclass(frozen=True)
 class Run:
-    """What is asked at once: `batch` sequences of `prompt` random tokens, `new` more for each, `repeats` times."""
+    """What is asked at once: `batch` sequences of `prompt` random tokens, `new` more for each, `repeats` times.
+
+    shortest: if not 0, sequences have so many tokens to `prompt`, in even steps and random order: one batch, which
+    engines that need sequences of one length fill up to the longest. beams: of a beam search; 1 is greedy.
+    """
 
     batch: int
     prompt: int
     new: int
     repeats: int
     warmups: int = 0
+    shortest: int = 0
+    beams: int = 1
+
+    def lengths(self) -> list[int]:
+        least, steps = self.shortest or self.prompt, max(1, self.batch - 1)
+        return [least + (self.prompt - least) * i // steps for i in range(self.batch)]
 
 
 class Engine(ABC):
-    """weight_bytes: read for each decode step, whatever the batch."""
+    """weight_bytes: read for each decode step, whatever the batch; None where nobody can tell."""
 
     version: str
     vocab_size: int
-    weight_bytes: int
+    weight_bytes: int | None = None
 
     @abstractmethod
-    def generate(self, prompts: Prompts, new: int) -> Generation:
-        """Computes the prompts, all of one length, and `new` tokens behind each, without stopping early."""
+    def generate(self, prompts: Prompts, run: Run) -> Generation:
+        """Computes the prompts and `run.new` tokens behind each, without stopping early; or what is made of them."""
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """For requests that one driver alone understands."""
@@ -93,7 +111,9 @@ def serve(load: Callable[[], Engine]) -> None:
 
 
 def prompts(rng: random.Random, run: Run, vocab_size: int) -> Prompts:
-    return [[rng.randrange(vocab_size) for _ in range(run.prompt)] for _ in range(run.batch)]
+    lengths = run.lengths()
+    rng.shuffle(lengths)
+    return [[rng.randrange(vocab_size) for _ in range(length)] for length in lengths]
 
 
 def _peak_bytes() -> int:
@@ -112,7 +132,5 @@ def _answer(engine: Engine, request: dict[str, Any], rng: random.Random) -> dict
 
 
 def _timed(engine: Engine, run: Run, rng: random.Random) -> list[dict[str, Any]]:
-    generations = [
-        engine.generate(prompts(rng, run, engine.vocab_size), run.new) for _ in range(run.warmups + run.repeats)
-    ]
+    generations = [engine.generate(prompts(rng, run, engine.vocab_size), run) for _ in range(run.warmups + run.repeats)]
     return [asdict(g) for g in generations[run.warmups :]]

@@ -73,7 +73,7 @@ void detect_instructions(CpuInfo& info) {
   info.avx512 = info.avx2 && zmm_saved && all_set(leaf7.ebx, {16, 17, 30, 31})           // F, DQ, BW, VL
                 && all_set(leaf7.ecx, {11});                                             // VNNI
   info.avx512_bf16 = info.avx512 && all_set(leaf7_1.eax, {5});
-  info.amx_int8 = info.avx512_bf16 && all_set(xcr0, {17, 18}) && all_set(leaf7.edx, {24, 25}) && matrices_allowed();
+  info.amx = info.avx512_bf16 && all_set(xcr0, {17, 18}) && all_set(leaf7.edx, {22, 24, 25}) && matrices_allowed();
   info.avx_vnni = info.avx2 && all_set(leaf7_1.eax, {4});
 }
 

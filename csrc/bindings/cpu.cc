@@ -16,7 +16,7 @@ void bind_cpu(py::module_& m) {
       .def_readonly("avx2", &CpuInfo::avx2)
       .def_readonly("avx512", &CpuInfo::avx512)
       .def_readonly("avx512_bf16", &CpuInfo::avx512_bf16)
-      .def_readonly("amx_int8", &CpuInfo::amx_int8)
+      .def_readonly("amx", &CpuInfo::amx)
       .def_readonly("avx_vnni", &CpuInfo::avx_vnni)
       .def_readonly("usable_cpus", &CpuInfo::usable_cpus)
       .def_readonly("physical_cores", &CpuInfo::physical_cores)

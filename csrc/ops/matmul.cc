@@ -1,4 +1,4 @@
-// matmul: y_i = x w_i^T (+ bias_i) (+ residual) for all weights that share x, as one piece of work
+// matmul: y_i = finish(x w_i^T (+ bias_i)) (+ residual) for all weights that share x, as one piece of work
 // gate_up: y = silu(x gate^T) * (x up^T)
 #include "ops/op.h"
 
@@ -36,10 +36,11 @@ MatmulArgs prepare(const Call& c, const Worker& w, const PackedMatrix& weight, c
   return args;
 }
 
-// About eight pieces a lane: enough to even out a delayed lane, few enough to keep each piece one long stream.
+// About eight pieces a lane: enough to even out a delayed lane, few enough to keep each piece one long stream; of an
+// even number, since kernels may take two slabs together.
 int64_t slabs_at_a_time(int64_t slabs, int lanes) {
   const int64_t piece = slabs / (int64_t{8} * lanes);
-  return lanes == 1 ? slabs : piece < 1 ? 1 : piece;
+  return lanes == 1 ? slabs : piece < 2 ? 1 : piece / 2 * 2;
 }
 
 }  // namespace
@@ -72,6 +73,7 @@ void run_matmul(const Call& c, Worker& w) {
       const int64_t here = n_slabs(c.output(i).type.width);
       MatmulArgs args = prepare(c, w, c.parameter(2 * i).matrix, c.output(i));
       if (c.has_parameter(2 * i + 1)) args.bias = c.parameter(2 * i + 1).floats;
+      args.finish = c.at.attributes.finish;
       if (c.at.inputs.size() == 2) args.residual = c.input(1).floats();
       args.begin = begin > first ? begin - first : 0;
       args.end = end < first + here ? end - first : here;

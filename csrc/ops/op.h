@@ -76,6 +76,7 @@ struct Attributes {
   bool cross = false;  // attention: to the text that the batch names as a source, whose keys and values are there
   Indices indices = Indices::kTokens;   // embedding
   Function function = Function::kRelu;  // activation
+  Finish finish = Finish::kNone;        // matmul, fused
   Pooling pooling = Pooling::kMean;     // pool
 };
 

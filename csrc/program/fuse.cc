@@ -3,6 +3,7 @@
 //
 //   rms_norm, quantize                 -> rms_norm_quantize    the normalised rows never reach memory
 //   gate matmul, up matmul, silu_mul   -> gate_up              one stream where the two were packed as a pair
+//   matmul, gelu or activation         -> matmul               numbers that are in a register anyway
 //   matmul, add                        -> matmul + residual
 //   matmul, matmul (of one x)          -> matmul of several weights: one barrier for q, k and v
 //   rope(q), rope(k), kv_write         -> rope_kv_write
@@ -13,6 +14,10 @@
 
 namespace jiffy {
 namespace {
+
+Finish finish_of(Function function) {
+  return function == Function::kRelu ? Finish::kRelu : function == Function::kTanh ? Finish::kTanh : Finish::kSilu;
+}
 
 class Fuser {
  public:
@@ -25,8 +30,8 @@ class Fuser {
   }
 
   ProgramSpec run() {
-    for (const auto rule :
-         {&Fuser::gate_up, &Fuser::residual, &Fuser::norm_quantize, &Fuser::rope_kv_write, &Fuser::merge}) {
+    for (const auto rule : {&Fuser::gate_up, &Fuser::activation, &Fuser::residual, &Fuser::norm_quantize,
+                            &Fuser::rope_kv_write, &Fuser::merge}) {
       apply(rule);
     }
     return std::move(spec_);
@@ -80,7 +85,20 @@ class Fuser {
     const Instruction *m = at(i, OpKind::kMatmul), *sum = at(i + 1, OpKind::kAdd);
     if (m == nullptr || sum == nullptr || m->outputs.size() != 1 || m->inputs.size() != 1) return {};
     if (sum->inputs[1] != m->outputs[0] || sum->inputs[0] == m->outputs[0] || !only_use(m->outputs[0])) return {};
-    return Replacement{2, {OpKind::kMatmul, {m->inputs[0], sum->inputs[0]}, sum->outputs, m->parameters, {}}};
+    return Replacement{2,
+                       {OpKind::kMatmul, {m->inputs[0], sum->inputs[0]}, sum->outputs, m->parameters, m->attributes}};
+  }
+
+  std::optional<Replacement> activation(size_t i) const {
+    const Instruction *m = at(i, OpKind::kMatmul), *gelu = at(i + 1, OpKind::kGelu),
+                      *other = at(i + 1, OpKind::kActivation), *end = gelu != nullptr ? gelu : other;
+    if (m == nullptr || end == nullptr || m->outputs.size() != 1 || m->inputs.size() != 1) return {};
+    if (m->attributes.finish != Finish::kNone || end->inputs != m->outputs || !only_use(m->outputs[0])) return {};
+    Instruction both = *m;
+    both.outputs = end->outputs;
+    both.attributes.finish = gelu != nullptr ? (gelu->attributes.tanh ? Finish::kGeluTanh : Finish::kGelu)
+                                             : finish_of(other->attributes.function);
+    return Replacement{2, std::move(both)};
   }
 
   std::optional<Replacement> norm_quantize(size_t i) const {
@@ -104,6 +122,7 @@ class Fuser {
   std::optional<Replacement> merge(size_t i) const {
     const Instruction *a = at(i, OpKind::kMatmul), *b = at(i + 1, OpKind::kMatmul);
     if (a == nullptr || b == nullptr || a->inputs.size() != 1 || a->inputs != b->inputs) return {};
+    if (a->attributes.finish != b->attributes.finish) return {};
     Instruction both = *a;
     both.outputs.insert(both.outputs.end(), b->outputs.begin(), b->outputs.end());
     both.parameters.insert(both.parameters.end(), b->parameters.begin(), b->parameters.end());

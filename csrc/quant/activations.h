@@ -3,8 +3,9 @@
 //
 // Quantised rows are cut into tiles of at most 12, as even as possible, and a tile is stored with its rows interleaved
 // every 4 bytes, so that a kernel walks one stream, finds each row's next 4 bytes at a constant distance, and
-// broadcasts them at once. Where a CPU multiplies whole matrices (Kernels::matrix_tiles), tiles of many q8 rows
-// have up to 16 of them, interleaved every 32 columns (groups of 32) or 64, which is what such an instruction takes in:
+// broadcasts them at once. Where a CPU multiplies whole matrices (Kernels::matrix_tiles), tiles of bf16 rows and of
+// many q8 rows have up to 16 of them, interleaved every 64 bytes (groups of 32: every 32), which is what such an
+// instruction takes in; the last run of bf16 may be shorter.
 //
 //   bf16   data         bf16   [tile][cols_padded / 2][rows of the tile][2]   x, to nearest even
 //
@@ -69,10 +70,11 @@ struct ActivationView {
   bool wide_runs = false;  // for instructions that multiply matrices
 
   RowTiles tiles() const { return {rows, wide_runs ? kMatrixTileRows : kMaxTileRows}; }
-  int64_t run() const { return !wide_runs ? 4 : group < 64 ? group : 64; }  // bytes of a row that lie together
+  int64_t run() const { return !wide_runs ? 4 : bits == 8 && group < 64 ? group : 64; }  // bytes that lie together
   // Byte `at` of the data of a tile's row `r`.
   int8_t* place(const RowTile& tile, int64_t r, int64_t at) const {
-    return data + tile.first * row_bytes() + (at / run() * tile.rows + r) * run() + at % run();
+    const int64_t begin = at / run() * run(), left = row_bytes() - begin, here = left < run() ? left : run();
+    return data + tile.first * row_bytes() + begin * tile.rows + r * here + at - begin;
   }
   int64_t groups() const { return (cols + group - 1) / group; }
   int64_t padded() const { return groups() * group; }

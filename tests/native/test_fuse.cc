@@ -124,6 +124,35 @@ TEST(a_norm_is_fused_with_rounding_to_bf16) {
   check_plan(Program(fused));
 }
 
+// What a matmul and an instruction behind it, whose result is added to the rows that they come from, are fused to.
+ProgramSpec fused_with(OpKind kind, const Attributes& attributes, bool twice = false) {
+  Trace t(kContext);
+  const int tokens = t.apply(OpKind::kEmbedding, {}, {zero_weight(t, kVocab, kWidth, "f32")}, kWidth);
+  const auto rows = [&] { return t.value(kWidth, {}, Space::kOutputs); };
+  const int x = rows(), h = rows(), y = rows(), sum = rows();
+  t.instruction({OpKind::kSelect, {tokens}, {x}, {}, {}});
+  t.instruction({OpKind::kMatmul, {x}, {h}, {zero_weight(t, kWidth, kWidth, "f32"), -1}, {}});
+  t.instruction({kind, {h}, {y}, {}, attributes});
+  t.instruction({OpKind::kAdd, {twice ? h : x, y}, {sum}, {}, {}});
+  return fuse(Program(t.take(sum)));
+}
+
+TEST(an_activation_is_done_by_the_matmul_before_it) {
+  const auto finish = [](OpKind kind, const Attributes& attributes) {
+    const ProgramSpec fused = fused_with(kind, attributes);
+    CHECK(op_names(fused) == (std::vector<std::string>{"embedding", "select", "matmul"}));
+    CHECK_EQ(fused.instructions[2].inputs.size(), 2);  // a residual
+    return fused.instructions[2].attributes.finish;
+  };
+  CHECK(finish(OpKind::kGelu, {}) == Finish::kGelu);
+  CHECK(finish(OpKind::kGelu, {.tanh = true}) == Finish::kGeluTanh);
+  CHECK(finish(OpKind::kActivation, {.function = Function::kRelu}) == Finish::kRelu);
+  CHECK(finish(OpKind::kActivation, {.function = Function::kTanh}) == Finish::kTanh);
+  CHECK(finish(OpKind::kActivation, {.function = Function::kSilu}) == Finish::kSilu);
+  const std::vector<std::string> apart{"embedding", "select", "matmul", "gelu", "add"};
+  CHECK(op_names(fused_with(OpKind::kGelu, {}, true)) == apart);
+}
+
 // `apply` makes one instruction of `spec` unfit for the rule that gives `kind`.
 void check_not_fused(OpKind kind, const char* what, const Break& apply) {
   ProgramSpec spec = one_layer_spec();

@@ -1,4 +1,5 @@
 // add, mul, silu_mul, gelu, activation, ssru, pool, rope: one pass over rows of floats.
+#include "kernels/cpu/activated.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd/math.h"
 
@@ -24,11 +25,7 @@ void mul(const MulArgs& p) {
 void activation(const ActivationArgs& p) {
   for (int64_t i = p.begin; i < p.end; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, p.end - i));
-    const Floats x = load_first(p.x + i, n);
-    const Floats y = p.function == Function::kRelu   ? max(zeros(), x)
-                     : p.function == Function::kTanh ? tanh(x)
-                                                     : silu_mul(x, splat(1.0f));
-    store_first(p.y + i, y, n);
+    store_first(p.y + i, activated(p.function, load_first(p.x + i, n)), n);
   }
 }
 

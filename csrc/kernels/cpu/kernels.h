@@ -75,7 +75,10 @@ struct RowMax {
   int32_t magnitude = 0;  // the largest magnitude's bits
 };
 
-// y[r,n] = sum_k x[r,k] * w[n,k] (+ bias[n]) (+ residual[r,n])
+// What a matmul may make of its outputs at once: what gelu and activation make of them later.
+enum class Finish : uint8_t { kNone, kGelu, kGeluTanh, kRelu, kTanh, kSilu };
+
+// y[r,n] = finish(sum_k x[r,k] * w[n,k] (+ bias[n])) (+ residual[r,n])
 // with a second matrix `up`: y[r,n] = silu(gate) * up, where gate = (x w^T)[r,n] and up = (x up^T)[r,n]
 struct MatmulArgs {
   PackedMatrix weight;           // [n, k]
@@ -85,13 +88,14 @@ struct MatmulArgs {
   int64_t rows = 0;
   float* y = nullptr;  // [rows, y_stride]
   int64_t y_stride = 0;
-  RowMax* row_max = nullptr;        // [rows]: takes the outputs, in ascending order, instead of y
-  const float* bias = nullptr;      // [n]
+  RowMax* row_max = nullptr;    // [rows]: takes the outputs, in ascending order, instead of y
+  const float* bias = nullptr;  // [n]
+  Finish finish = Finish::kNone;
   const float* residual = nullptr;  // [rows, y_stride]
   int64_t begin = 0, end = 0;       // slabs of 16 outputs
   bool native_pairs = false;        // bf16: as Kernels::native_pairs says
   bool far_prefetch = false;        // as Kernels::far_prefetch says
-  float* scratch = nullptr;         // [matmul_scratch_floats(x.padded())], 64-byte aligned; for x in wide runs
+  float* scratch = nullptr;         // [matmul_scratch_floats(x.padded())], 64-byte aligned; for q8 x in wide runs
 };
 // Of two slabs: codes as bytes, and two headers in f32 for each group of 32.
 constexpr int64_t matmul_scratch_floats(int64_t cols_padded) { return 2 * (4 + 1) * cols_padded; }
@@ -289,13 +293,13 @@ struct PeakProbeArgs {
 struct Kernels {
   const char* isa;
   bool native_pairs;  // the CPU multiplies pairs of bf16 in one instruction, which not every one with this set does
-  bool matrix_tiles = false;  // it multiplies matrices of int8: many q8 rows are then stored for that
+  bool matrix_tiles = false;  // it multiplies matrices of int8 and bf16: rows are then stored for that
   bool far_prefetch = false;  // its memory answers late: weights are asked for earlier
 
-  // As quant/activations.h says. Fewer rows are faster without: widening a slab's codes has to pay.
-
+  // As quant/activations.h says. Few q8 rows are faster without: widening a slab's codes has to pay. Sums of bf16 have
+  // bits of their own there, so that all rows go one way.
   bool wants_wide_runs(const RowFormat& format, int64_t rows) const {
-    return matrix_tiles && format.bits == 8 && rows >= 2 * kMatrixTileRows;
+    return matrix_tiles && (format.bits == 16 || (format.bits == 8 && rows >= 2 * kMatrixTileRows));
   }
 #define JIFFY_SLOT(name, Args) void (*name)(const Args&);
   JIFFY_KERNELS(JIFFY_SLOT)

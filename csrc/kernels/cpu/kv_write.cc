@@ -1,5 +1,4 @@
 // Stores keys and values of consecutive positions in a sequence's blocks, in the cache's type (kv_head.h).
-#include "base/dtype.h"
 #include "kernels/cpu/int8_grid.h"
 #include "kernels/cpu/kernels.h"
 
@@ -17,12 +16,17 @@ void write_floats(const KvHeadView& kv, int64_t position, const float* k, const 
 void write_bf16(const KvHeadView& kv, int64_t position, const float* k, const float* v) {
   constexpr int64_t kHalf = kBlockSize / 2;
   const int64_t token = position % kBlockSize;
-  uint16_t* keys = reinterpret_cast<uint16_t*>(kv.keys(position)) + token * 2;
-  for (int64_t d = 0; d < kv.head_dim; ++d) keys[d / 2 * kBlockSize * 2 + d % 2] = f32_to_bf16(k[d]);
-  if (kv.head_dim % 2 != 0) keys[kv.head_dim / 2 * kBlockSize * 2 + 1] = 0;
-  uint16_t* values = reinterpret_cast<uint16_t*>(kv.values(position));
-  values += token % kHalf * padded_head_dim(kv.head_dim) * 2 + token / kHalf;
-  for (int64_t d = 0; d < kv.head_dim; ++d) values[d * 2] = f32_to_bf16(v[d]);
+  uint8_t* keys = kv.keys(position) + token * 4;
+  uint8_t* values = kv.values(position);
+  values += (token % kHalf * padded_head_dim(kv.head_dim) * 2 + token / kHalf) * 2;
+  for (int64_t d = 0; d < kv.head_dim; d += kLanes, keys += kLanes / 2 * kBlockSize * 4, values += kLanes * 4) {
+    const int n = static_cast<int>(smaller(kLanes, kv.head_dim - d));
+    uint16_t rounded[kLanes];
+    store_bf16(rounded, load_first(k + d, n));
+    for (int i = 0; i < n; i += 2) __builtin_memcpy(keys + i / 2 * kBlockSize * 4, rounded + i, 4);
+    store_bf16(rounded, load_first(v + d, n));
+    for (int i = 0; i < n; ++i) __builtin_memcpy(values + i * 4, rounded + i, 2);
+  }
 }
 
 void write_codes(const KvHeadView& kv, int64_t position, const float* k, const float* v) {

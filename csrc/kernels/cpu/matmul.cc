@@ -3,6 +3,7 @@
 // Loops: block of rows that stays in L2 -> slab of 16 outputs -> tile of at most 12 rows -> k. The slab stays in L1 or
 // L2 while the block's tiles pass over it, so weights come from memory once. Each output has one order of addition,
 // whatever the number of rows or threads.
+#include "kernels/cpu/activated.h"
 #include "kernels/cpu/matmul_tile.h"
 
 namespace jiffy::JIFFY_ISA {
@@ -34,14 +35,55 @@ void take_max(RowMax& row, int64_t n, Floats value, int lanes) {
   row.index = static_cast<int32_t>(n) + lane;
 }
 
+Floats finished(Finish finish, Floats x) {
+  switch (finish) {
+    case Finish::kGelu:
+      return gelu(x);
+    case Finish::kGeluTanh:
+      return gelu_tanh(x);
+    case Finish::kRelu:
+      return activated(Function::kRelu, x);
+    case Finish::kTanh:
+      return activated(Function::kTanh, x);
+    case Finish::kSilu:
+      return activated(Function::kSilu, x);
+    case Finish::kNone:
+      break;
+  }
+  return x;
+}
+
 void finish_row(const MatmulArgs& p, int64_t row, int64_t slab, Floats value) {
   const int64_t n = slab * kSlabRows;
   const int lanes = static_cast<int>(smaller(kLanes, p.weight.rows - n));
   const int64_t at = row * p.y_stride + n;
   if (p.bias != nullptr) value = add(value, load_first(p.bias + n, lanes));
+  value = finished(p.finish, value);
   if (p.residual != nullptr) value = add(load_first(p.residual + at, lanes), value);
   if (p.row_max != nullptr) return take_max(p.row_max[row], n, value, lanes);
   store_first(p.y + at, value, lanes);
+}
+
+// What most tiles need, without a question for each row: all lanes of a slab, a bias, and GELU or a residual or
+// neither.
+bool finish_whole_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows, const float* acc,
+                       const float* up) {
+  const int64_t n = slab * kSlabRows, at = first * p.y_stride + n;
+  const bool gelus = p.finish == Finish::kGelu && p.residual == nullptr;
+  if (up != nullptr || p.row_max != nullptr || p.bias == nullptr || n + kLanes > p.weight.rows) return false;
+  if (p.finish != Finish::kNone && !gelus) return false;
+  const Floats bias = load(p.bias + n);
+  const auto store_rows = [&](auto&& make) {
+    for (int64_t r = 0; r < rows; ++r) store(p.y + at + r * p.y_stride, make(add(load(acc + r * kLanes), bias), r));
+  };
+  if (gelus) {
+    store_rows([](Floats value, int64_t) { return gelu(value); });
+  } else if (p.residual != nullptr) {
+    store_rows([&](Floats value, int64_t r) { return add(load(p.residual + at + r * p.y_stride), value); });
+  } else {
+    store_rows([](Floats value, int64_t) { return value; });
+  }
+  return true;
 }
 
 // Bytes of the activations of a whole tile.
@@ -52,6 +94,7 @@ int64_t tile_bytes(const MatmulArgs& p) {
 }  // namespace
 
 void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows, const float* acc, const float* up) {
+  if (finish_whole_tile(p, slab, first, rows, acc, up)) return;
   for (int64_t r = 0; r < rows; ++r) {
     Floats value = load(acc + r * kLanes);
     if (up != nullptr) value = silu_mul(value, load(up + r * kLanes));
@@ -61,7 +104,7 @@ void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows,
 
 void matmul(const MatmulArgs& p) {
 #ifdef JIFFY_MATRIX_TILES
-  if (p.x.wide_runs) return matmul_by_matrix_tiles(p);
+  if (p.x.wide_runs) return p.x.bits == 16 ? matmul_by_pair_tiles(p) : matmul_by_matrix_tiles(p);
 #endif
   SlabTile& tile = tile_function(p.weight.format);
   const RowTiles tiles{p.rows};

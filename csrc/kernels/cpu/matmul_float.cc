@@ -57,23 +57,33 @@ struct PairTile {
   }
 };
 
-template <int kRows, bool kFar>
-void run_f32(const float* slab, const float* x, int64_t cols, float* acc) {
-  Floats total[kRows];
-  for (Floats& f : total) f = zeros();
-  for (int64_t begin = 0; begin < cols; begin += kSegmentCols) {
-    const int64_t end = smaller(cols, begin + kSegmentCols);
-    Floats part[kRows];
-    for (Floats& f : part) f = zeros();
-    for (int64_t k = begin; k < end; ++k) {
-      const Floats w = load(slab + k * kLanes);
-      prefetch_weights<kRows, kFar>(reinterpret_cast<const uint8_t*>(slab + k * kLanes));
-      for (int r = 0; r < kRows; ++r) part[r] = fma(splat(x[r * cols + k]), w, part[r]);
+// A row tile of f32 activations, and the slab that it meets.
+struct FloatArgs {
+  const float* slab;
+  const float* x;  // [rows][cols]
+  int64_t cols;
+  float* acc;  // [rows][16]
+};
+
+struct FloatTile {
+  template <int kRows, bool kFar>
+  static void run(const FloatArgs& t) {
+    Floats total[kRows];
+    for (Floats& f : total) f = zeros();
+    for (int64_t begin = 0; begin < t.cols; begin += kSegmentCols) {
+      const int64_t end = smaller(t.cols, begin + kSegmentCols);
+      Floats part[kRows];
+      for (Floats& f : part) f = zeros();
+      for (int64_t k = begin; k < end; ++k) {
+        const Floats w = load(t.slab + k * kLanes);
+        prefetch_weights<kRows, kFar>(reinterpret_cast<const uint8_t*>(t.slab + k * kLanes));
+        for (int r = 0; r < kRows; ++r) part[r] = fma(splat(t.x[r * t.cols + k]), w, part[r]);
+      }
+      for (int r = 0; r < kRows; ++r) total[r] = add(total[r], part[r]);
     }
-    for (int r = 0; r < kRows; ++r) total[r] = add(total[r], part[r]);
+    for (int r = 0; r < kRows; ++r) store(t.acc + r * kLanes, total[r]);
   }
-  for (int r = 0; r < kRows; ++r) store(acc + r * kLanes, total[r]);
-}
+};
 
 }  // namespace
 
@@ -96,16 +106,11 @@ void bf16_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t
 
 void f32_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t first, int64_t rows, float* acc) {
   const float* weights = reinterpret_cast<const float*>(w.data + slab * w.slab_stride);
-  for (int64_t r = 0; r < rows;) {
-    const float* x = p.x_f32 + (first + r) * w.cols;
-    float* out = acc + r * kLanes;
-    if (rows - r >= 4) {
-      run_f32<4, false>(weights, x, w.cols, out);
-      r += 4;
-    } else {
-      (p.far_prefetch ? run_f32<1, true> : run_f32<1, false>)(weights, x, w.cols, out);
-      r += 1;
-    }
+  for (int64_t done = 0; done < rows;) {
+    const int64_t now = smaller(rows - done, kRowsAtOnce);
+    run_rows<FloatTile>(now, p.far_prefetch,
+                        FloatArgs{weights, p.x_f32 + (first + done) * w.cols, w.cols, acc + done * kLanes});
+    done += now;
   }
 }
 

@@ -1,134 +1,177 @@
 // x w^T with integer weights, by instructions that multiply up to 16 rows by 16 outputs at once. They sum exactly, and
 // what follows is done as elsewhere, so the bits are those of every other set.
 //
-// Loops: block of rows that stays in L2 -> slab -> tile of at most 16 rows -> group. A slab's codes are widened to
-// signed bytes once for the block's tiles; while these pass, the next slab is asked for.
+// Loops: those of matmul_panel.h -> 768 columns -> tile of at most 16 rows -> slab -> group. A tile's columns stay in
+// L1 for two slabs, and the slabs' for all tiles of a panel. 4-bit codes are widened to signed bytes once for the
+// block's tiles; codes of 8 bits are multiplied as they lie.
 //
-// One core of a Granite Rapids Xeon takes 16 cycles for a product of 16 x 64 x 16 and as many to store its sums, one
-// after the other, and 48 vector instructions to convert, scale and add those, which don't run beside a product either:
-// 17.5 ns for a group of 32 and 27 for one of 128.
+// One core of a Granite Rapids Xeon takes 16 cycles for a product of 16 x 64 x 16, 16 to store its sums, 8 to load each
+// operand from L1. While it multiplies, one of its two pipes for floats stands still: the 48 vector instructions that
+// convert, scale and add the sums of a group then take 48 cycles. So three groups are under way, one of them
+// multiplied, one stored, one added, in tiles and memory of their own (a group of 128 in L1: from 24 to 20 ns).
 #ifdef JIFFY_MATRIX_TILES
 #include "kernels/cpu/matmul_group.h"
-#include "kernels/cpu/matmul_tile.h"
-#include "kernels/cpu/simd/matrix_tiles.h"
+#include "kernels/cpu/matmul_panel.h"
 
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-constexpr int kMostTiles = 16;  // whose sums over all columns are under way
-constexpr int kUnderWay = 2;    // groups: the sums of one are converted while the next one is multiplied
+constexpr int64_t kPanelCols = 768;
+constexpr int kMostGroups = kPanelCols / 32;
+constexpr int kUnderWay = 4;  // a power of two
 using Sums = int32_t[kMatrixTileRows * kLanes];
 
-// A slab in the caller's scratch: all headers as f32, all codes as signed bytes.
-struct WideSlab {
-  float* scale;   // [n_groups][16]
-  float* offset;  // [n_groups][16]
-  int8_t* codes;  // [cols_padded / 4][16][4]
+// A slab's headers as f32 and its codes as bytes: [group / 4][16][4] for each group.
+struct SlabCodes {
+  float* scale;         // [n_groups][16]
+  float* offset;        // [n_groups][16]
+  const int8_t* codes;  // of the first group
+  int64_t group_bytes;
+  int64_t header_bytes;  // in front of each further one, or of each further pair
+  int paired;            // 0 or 1
 
-  WideSlab(float* scratch, int64_t groups)
-      : scale(scratch), offset(scale + groups * kLanes), codes(reinterpret_cast<int8_t*>(offset + groups * kLanes)) {}
+  const int8_t* group(int64_t g) const { return codes + g * group_bytes + (g >> paired) * header_bytes; }
 };
 
+// scratch: for the headers, and for the codes of formats that are widened.
 template <int kBits, Offset kOffset>
-void widen(const PackedMatrix& w, int64_t slab, int64_t groups, const WideSlab& out) {
-  const bool f32_header = w.format.scale == ScaleType::kF32;
-  const int64_t lines = lines_per_group(w.format);
+SlabCodes open_slab(const PackedMatrix& w, int64_t slab, int64_t groups, float* scratch) {
+  const WeightFormat& f = w.format;
+  SlabCodes out{scratch, scratch + groups * kLanes, nullptr, f.group * kLanes, 0, 0};
+  int8_t* wide = reinterpret_cast<int8_t*>(out.offset + groups * kLanes);
+  out.codes = wide;
+  if constexpr (kBits == 8) {
+    out.header_bytes = header_lines(f) * kLineBytes;
+    out.paired = paired_header(f) ? 1 : 0;
+    out.codes = reinterpret_cast<const int8_t*>(w.slab(slab)) + out.header_bytes;
+  }
   const uint8_t* line = w.slab(slab);
   const uint8_t* pair = line;
-  int8_t* codes = out.codes;
   for (int64_t g = 0; g < groups; ++g) {
-    const Header header = read_header<kOffset>(f32_header, g, line, pair);
+    const Header header = read_header<kOffset>(f.scale == ScaleType::kF32, g, line, pair);
     store(out.scale + g * kLanes, header.scale);
     store(out.offset + g * kLanes, header.offset);
     line = header.codes;
-    for (int64_t i = 0; i < lines; ++i, line += kLineBytes) {
-      if constexpr (kBits == 8) codes = store_signed_bytes(codes, load_codes(line));
-      if constexpr (kBits == 4) codes = store_signed_nibbles(codes, load_codes(line), kOffset == Offset::kNone ? 8 : 0);
+    const uint8_t* const end = line + lines_per_group(f) * kLineBytes;
+    if constexpr (kBits == 4) {
+      for (; line < end; line += kLineBytes) {
+        wide = store_signed_nibbles(wide, load_codes(line), kOffset == Offset::kNone ? 8 : 0);
+      }
     }
+    line = end;
   }
+  return out;
 }
 
-// One tile of rows, and how it meets a slab.
+// One tile of rows, and the groups in which it meets a slab.
 struct MatrixArgs {
-  const MatrixTiles& unit;
   const int8_t* data;  // [cols_padded / cols_at_once][rows][cols_at_once]
   RowGroups x;         // [n_groups][rows]
   int64_t rows;        // of the tile
-  int64_t groups;
-  int group;
-  int cols_at_once;
-  Sums* sums;  // [kUnderWay]
+  int64_t first, end;  // groups
+  int64_t group, cols_at_once;
+  const int32_t* biases;  // [end - first][16] of the rows: what biased codes add too much
+  Sums* sums;             // [kUnderWay]
 };
 
+template <int kBits, int kSums>
+inline void multiply_run(const MatrixArgs& t, const int8_t* codes, int64_t col) {
+  load_tile<4>(t.data + col * t.rows, t.cols_at_once);
+  load_tile<6>(codes, kLineBytes);
+  kBits == 8 ? add_biased_codes<kSums, 4, 6>() : add_codes<kSums, 4, 6>();
+}
+
+// Adds the sums of a group to the totals of the rows [kFrom, kTo).
+template <int kBits, Offset kOffset, int kFrom, int kTo, int kRows>
+inline __attribute__((always_inline)) void add_sums(const MatrixArgs& t, const SlabCodes& w, int64_t g,
+                                                    Floats (&total)[kRows]) {
+  const int32_t* sums = t.sums[g % kUnderWay];
+  const int32_t* biases = t.biases + (g - t.first) * kLanes;
+  const Floats scale = load(w.scale + g * kLanes), offset = load(w.offset + g * kLanes);
+#pragma GCC unroll 16
+  for (int r = kFrom; r < kTo; ++r) {
+    Ints sum = bits(load(reinterpret_cast<const float*>(sums + r * kLanes)));
+    if constexpr (kBits == 8) sum = add(sum, splat(biases[r]));
+    total[r] = add_group<kOffset>(total[r], sum, scale, offset, t.x, g * t.rows + r);
+  }
+}
+
+// Multiplies group g, stores the sums of the one before, adds those of the one before that.
+template <int kBits, Offset kOffset, int kSums, int kRows>
+inline __attribute__((always_inline)) void step(const MatrixArgs& t, const SlabCodes& w, int64_t g,
+                                                Floats (&total)[kRows]) {
+  if (g > t.first && g <= t.end) store_tile<1 - kSums>(t.sums[(g - 1) % kUnderWay]);
+  const int8_t* const codes = w.group(g);
+  const bool has_sums = g >= t.first + 2;
+  if (g < t.end) {
+    clear_tile<kSums>();
+    multiply_run<kBits, kSums>(t, codes, g * t.group);
+  }
+  if (has_sums) add_sums<kBits, kOffset, 0, kRows / 2>(t, w, g - 2, total);
+  if (g < t.end && t.group > t.cols_at_once) {
+    multiply_run<kBits, kSums>(t, codes + t.cols_at_once * kLanes, g * t.group + t.cols_at_once);
+  }
+  if (has_sums) add_sums<kBits, kOffset, kRows / 2, kRows>(t, w, g - 2, total);
+}
+
 // acc[0:kRows][16]; the rows beyond the tile's are of no account.
-template <int kRows, Offset kOffset>
-void multiply(const MatrixArgs& t, const WideSlab& w, float* acc) {
+template <int kBits, int kRows, Offset kOffset>
+void multiply(const MatrixArgs& t, const SlabCodes& w, float* acc) {
   Floats total[kRows];
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) total[r] = zeros();
-  for (int64_t g = 0; g <= t.groups; ++g) {
-    if (g < t.groups) {
-      t.unit.clear();
-      for (int64_t c = g * t.group; c < (g + 1) * t.group; c += t.cols_at_once) {
-        t.unit.add_product(t.data + c * t.rows, t.cols_at_once, w.codes + c * kLanes);
-      }
-      t.unit.store(t.sums[g % kUnderWay]);
-    }
-    const int64_t done = g - 1;
-    if (done < 0) continue;
-    const int32_t* sums = t.sums[done % kUnderWay];
-    const Floats scale = load(w.scale + done * kLanes), offset = load(w.offset + done * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Ints sum = bits(load(reinterpret_cast<const float*>(sums + r * kLanes)));
-      total[r] = add_group<kOffset>(total[r], sum, scale, offset, t.x, done * t.rows + r);
-    }
+  for (int r = 0; r < kRows; ++r) total[r] = t.first == 0 ? zeros() : load(acc + r * kLanes);
+  for (int64_t g = t.first; g < t.end + 2; g += 2) {
+    step<kBits, kOffset, 0>(t, w, g, total);
+    if (g + 1 < t.end + 2) step<kBits, kOffset, 1>(t, w, g + 1, total);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) store(acc + r * kLanes, total[r]);
 }
 
-// Asks for the part `i` of `n` of a slab.
-void prefetch_part(const PackedMatrix& w, int64_t slab, int64_t i, int64_t n) {
-  const int64_t lines = slab_bytes(w.format, w.cols) / kLineBytes;
-  for (int64_t at = lines * i / n; at < lines * (i + 1) / n; ++at) {
-    __builtin_prefetch(w.slab(slab) + at * kLineBytes, 0, 2);
+// -128 times the sums of the rows' codes in the groups [first, end).
+void find_biases(const MatrixArgs& t, int32_t* to) {
+  for (int64_t g = t.first; g < t.end; ++g, to += kLanes) {
+    const Ints correction = bits(load(reinterpret_cast<const float*>(t.x.correction + g * t.rows)));
+    store(reinterpret_cast<float*>(to), from_bits(shift_left<4>(correction)));
   }
 }
 
 template <int kBits, Offset kOffset>
 void run(const MatmulArgs& p) {
   const RowTiles tiles = p.x.tiles();
-  const int64_t most = tiles.tile(tiles.count() - 1).rows, groups = p.x.groups();
-  const int group = p.weight.format.group, cols_at_once = static_cast<int>(p.x.run());
-  const MatrixTiles unit(static_cast<int>(most), cols_at_once);
-  const auto multiply_tile = most <= 12 ? multiply<12, kOffset> : multiply<16, kOffset>;
-  const bool gated = p.up.data != nullptr;
-  const WideSlab weight(p.scratch, groups), up(p.scratch + matmul_scratch_floats(p.x.padded()) / 2, groups);
+  const int64_t most = tiles.tile(tiles.count() - 1).rows, groups = p.x.groups(), group = p.weight.format.group;
+  const auto multiply_tile = most <= 12 ? multiply<kBits, 12, kOffset> : multiply<kBits, 16, kOffset>;
   alignas(64) Sums sums[kUnderWay] = {};
-  alignas(64) float acc[kMatrixTileRows * kLanes], up_acc[kMatrixTileRows * kLanes];
-  const int64_t together = tiles_together(tiles.count(), kMatrixTileRows * p.x.row_bytes());
-  for (int64_t block = 0; block < tiles.count(); block += together) {
-    const int64_t n = smaller(together, tiles.count() - block);
-    for (int64_t slab = p.begin; slab < p.end; ++slab) {
-      widen<kBits, kOffset>(p.weight, slab, groups, weight);
-      if (gated) widen<kBits, kOffset>(p.up, slab, groups, up);
-      for (int64_t i = 0; i < n; ++i) {
-        const RowTile tile = tiles.tile(block + i);
-        const MatrixArgs args{
-            unit, p.x.place(tile, 0, 0), RowGroups(p.x, tile.first * groups), tile.rows, groups, group, cols_at_once,
-            sums};
-        prefetch_part(p.weight, slab + 1, i, n);
-        multiply_tile(args, weight, acc);
-        if (gated) {
-          prefetch_part(p.up, slab + 1, i, n);
-          multiply_tile(args, up, up_acc);
+  alignas(64) int32_t biases[kMostGroups * kLanes];
+  SlabCodes codes[2];
+  shape_tiles(static_cast<int>(most), static_cast<int>(p.x.run()));
+  in_panels(
+      p,
+      [&](const Slabs& slabs) {
+        for (int64_t i = 0; i < slabs.count; ++i) {
+          float* const scratch = p.scratch + i * matmul_scratch_floats(p.x.padded()) / 2;
+          codes[i] = open_slab<kBits, kOffset>(*slabs.matrix[i], slabs.slab[i], groups, scratch);
         }
-        finish_tile(p, slab, tile.first, tile.rows, acc, gated ? up_acc : nullptr);
-      }
-    }
-  }
-  unit.release();
+      },
+      [&](const Panel& panel, const Slabs& slabs, PanelSums& acc) {
+        for (int64_t g = 0; g < groups; g += kPanelCols / group) {
+          for (int64_t t = panel.begin; t < panel.end; ++t) {
+            const RowTile tile = tiles.tile(t);
+            const MatrixArgs args{p.x.place(tile, 0, 0),
+                                  RowGroups(p.x, tile.first * groups),
+                                  tile.rows,
+                                  g,
+                                  smaller(groups, g + kPanelCols / group),
+                                  group,
+                                  p.x.run(),
+                                  biases,
+                                  sums};
+            if (kBits == 8) find_biases(args, biases);
+            for (int64_t i = 0; i < slabs.count; ++i) multiply_tile(args, codes[i], acc[t - panel.begin][i]);
+          }
+        }
+      });
+  release_tiles();
 }
 
 template <int kBits>

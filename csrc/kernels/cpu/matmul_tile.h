@@ -10,8 +10,9 @@ namespace jiffy::JIFFY_ISA {
 // matrix, or nullptr.
 void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows, const float* acc, const float* up);
 
-// The whole of matmul() where activations lie in wide runs.
+// The whole of matmul() where activations lie in wide runs, as q8 and as bf16.
 void matmul_by_matrix_tiles(const MatmulArgs& p);
+void matmul_by_pair_tiles(const MatmulArgs& p);
 
 // acc[0:rows][16] = x w^T for one slab and the tile of the rows [first, first + rows).
 using SlabTile = void(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t first, int64_t rows,
@@ -22,8 +23,8 @@ namespace {
 
 // Tiles of rows that pass over a slab before the next slab's turn: as many as stay in half a MB of L2. All rows would
 // come from farther away again for every slab (512 rows of 8192 columns are 4 MB).
-inline int64_t tiles_together(int64_t tiles, int64_t tile_bytes) {
-  const int64_t fit = (int64_t{1} << 19) / tile_bytes;
+inline int64_t tiles_together(int64_t tiles, int64_t tile_bytes, int64_t most_bytes = int64_t{1} << 19) {
+  const int64_t fit = most_bytes / tile_bytes;
   return fit < 1 ? 1 : smaller(fit, tiles);
 }
 

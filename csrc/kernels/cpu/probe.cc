@@ -52,6 +52,12 @@ void peak_probe(const PeakProbeArgs& p) {
       *p.operations = peak_int8(p.repeats);
       break;
     case Arithmetic::kBf16:
+#ifdef JIFFY_MATRIX_TILES
+      if (p.matrix_tiles) {
+        *p.operations = peak_matrix_bf16(p.repeats);
+        break;
+      }
+#endif
       *p.operations = peak_bf16(p.repeats);
       break;
     case Arithmetic::kF32:

@@ -1,10 +1,9 @@
-// Rows of activations as matmul reads them (quant/activations.h): rounded to bf16, or as int8 in groups; of x, or of
-// rms_norm(x), or of
-// rotated x.
+// Rows of activations as matmul reads them (quant/activations.h): rounded to bf16, or as int8 in groups; of x, of
+// rms_norm(x), or of rotated x.
 //
-// Loops: tile of rows -> group of cols -> row. The codes that all rows of a tile have in a group lie
-// together, so that one call writes one stream and no cache line is written by two lanes (512 rows in turns of two: 4.7
-// ns a number and lane; by tiles: 0.3).
+// Loops: tile of rows -> group of cols -> row. The codes that all rows of a tile have in a group lie together, so that
+// one call writes one stream and no cache line is written by two lanes (512 rows in turns of two: 4.7 ns a number and
+// lane; by tiles: 0.3).
 #include "kernels/cpu/int8_grid.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/row_values.h"
@@ -12,37 +11,66 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-// A row's numbers [begin, end) rounded to bf16, by pairs.
+// The numbers [begin, end) of a tile's row `r` rounded to bf16, by pairs.
 template <class Value>
-void round_cols(const Value& value, int64_t begin, int64_t end, int8_t* data, int64_t stride) {
+void round_cols(const Value& value, const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin,
+                int64_t end) {
   for (int64_t i = begin; i < end; i += kLanes) {
-    const int64_t left = end - i;
+    const int n = static_cast<int>(smaller(kLanes, end - i));
     uint16_t rounded[kLanes];
-    store_bf16(rounded, value(i, static_cast<int>(smaller(kLanes, left))));
-    const int64_t pairs = smaller(kLanes / 2, (left + 1) / 2);
-    for (int64_t j = 0; j < pairs; ++j) __builtin_memcpy(data + (i / 2 + j) * stride, rounded + 2 * j, 4);
+    store_bf16(rounded, value(i, n));
+    int8_t* const to = out.place(tile, r, 2 * i);
+    if (out.wide_runs && n == kLanes) {
+      __builtin_memcpy(to, rounded, sizeof(rounded));
+      continue;
+    }
+    const int64_t step = out.wide_runs ? 4 : tile.rows * 4;
+    for (int64_t j = 0; j < (n + 1) / 2; ++j) __builtin_memcpy(to + j * step, rounded + 2 * j, 4);
   }
 }
 
-// One group of row `r` of a tile.
-template <class Value>
+// Where the codes of a group's row go, 16 at a time.
+struct CodesInRuns {
+  int8_t* to;
+  int64_t run, rows;
+  int64_t left;  // of the run
+
+  CodesInRuns(const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin)
+      : to(out.place(tile, r, begin)), run(out.run()), rows(tile.rows), left(run) {}
+
+  void put(Ints codes) {
+    if (run == 4) {
+      alignas(16) int8_t bytes[kLanes];
+      store_low_bytes(bytes, codes);
+      for (int j = 0; j < 4; ++j, to += 4 * rows) __builtin_memcpy(to, bytes + 4 * j, 4);
+      return;
+    }
+    store_low_bytes(to, codes);
+    left -= kLanes;
+    to += left > 0 ? kLanes : kLanes + run * (rows - 1);
+    left = left > 0 ? left : run;
+  }
+};
+
+// One group of row `r` of a tile; whole: no lane of it is padding.
+template <bool kWhole, class Value>
 void quantize_group(const Value& value, const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin) {
+  const int64_t end = kWhole ? begin + out.group : out.cols;
+  const auto lanes = [=](int64_t i) { return kWhole ? kLanes : static_cast<int>(smaller(kLanes, end - i)); };
   Ints magnitudes = splat(int32_t{0});
-  for (int64_t i = begin; i < begin + out.group; i += kLanes) {
-    const int n = static_cast<int>(smaller(kLanes, out.cols - i));
-    if (n > 0) magnitudes = max(magnitudes, abs_bits(value(i, n)));
+  for (int64_t i = begin; i < end; i += kLanes) {
+    magnitudes = max(magnitudes, abs_bits(value(i, lanes(i))));
   }
   const Int8Grid grid = int8_grid(magnitudes);
-  const int64_t step = out.run() == 4 ? tile.rows * 4 : 4;  // longer runs hold all lanes
+  CodesInRuns codes(out, tile, r, begin);
   Ints total = splat(int32_t{0});
-  for (int64_t i = begin; i < begin + out.group; i += kLanes) {
-    const int n = static_cast<int>(smaller(kLanes, out.cols - i));
-    const Ints q = grid.codes(n > 0 ? value(i, n) : zeros());
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const Ints q = grid.codes(value(i, lanes(i)));
     total = add(total, q);
-    alignas(16) int8_t bytes[kLanes];
-    store_low_bytes(bytes, q);
-    int8_t* const to = out.place(tile, r, i);
-    for (int j = 0; j < 4; ++j) __builtin_memcpy(to + j * step, bytes + 4 * j, 4);
+    codes.put(q);
+  }
+  for (int64_t i = (end + kLanes - 1) / kLanes * kLanes; i < begin + out.group; i += kLanes) {
+    codes.put(splat(int32_t{0}));
   }
   const int32_t q_sum = sum(total);
   const int64_t at = tile.first * out.groups() + begin / out.group * tile.rows + r;
@@ -61,13 +89,14 @@ void quantize_tiles(const ActivationView& out, const TileRange& range, ValueOf&&
     for (int64_t r = 0; r < tile.rows; ++r) values[r] = value_of(tile.first + r);
     if (out.bits == 16) {
       const int64_t end = smaller(range.end_col, out.cols);
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        round_cols(values[r], range.first_col, end, out.place(tile, r, 0), tile.rows * 4);
-      }
+      for (int64_t r = 0; r < tile.rows; ++r) round_cols(values[r], out, tile, r, range.first_col, end);
       continue;
     }
     for (int64_t i = range.first_col; i < range.end_col; i += out.group) {
-      for (int64_t r = 0; r < tile.rows; ++r) quantize_group(values[r], out, tile, r, i);
+      const bool whole = i + out.group <= out.cols;
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        whole ? quantize_group<true>(values[r], out, tile, r, i) : quantize_group<false>(values[r], out, tile, r, i);
+      }
     }
   }
 }
@@ -108,7 +137,8 @@ void rotate_quantize(const RotateQuantizeArgs& a) {
     for (block.begin = a.tiles.first_col; block.begin < a.tiles.end_col; block.begin += kRotated) {
       for (int64_t r = 0; r < tile.rows; ++r) {
         block.rotate(a.x + (tile.first + r) * a.out.cols + block.begin);
-        for (int64_t i = 0; i < kRotated; i += a.out.group) quantize_group(block, a.out, tile, r, block.begin + i);
+        for (int64_t i = 0; i < kRotated; i += a.out.group)
+          quantize_group<true>(block, a.out, tile, r, block.begin + i);
       }
     }
   }

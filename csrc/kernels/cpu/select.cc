@@ -23,13 +23,15 @@ constexpr Kernels with_native_pairs(Kernels table) {
 }
 constexpr Kernels kAvx512Bf16 = with_native_pairs(kAvx512);
 #ifdef JIFFY_MATRIX_TILES
+// Without native pairs: on CPUs that multiply matrices that instruction takes two cycles, and the two fused
+// multiply-adds that it stands for one.
 constexpr Kernels with_matrix_tiles(Kernels table) {
   table.isa = "amx";
   table.matrix_tiles = true;
   table.far_prefetch = true;  // only Xeons have them
   return table;
 }
-constexpr Kernels kAmx = with_matrix_tiles(kAvx512Bf16);
+constexpr Kernels kAmx = with_matrix_tiles(kAvx512);
 #endif
 #endif
 #undef JIFFY_ENTRY
@@ -41,7 +43,7 @@ std::vector<const Kernels*> supported() {
   if (cpu.avx2) tables.push_back(&kAvx2);
   if (cpu.avx512) tables.push_back(cpu.avx512_bf16 ? &kAvx512Bf16 : &kAvx512);
 #ifdef JIFFY_MATRIX_TILES
-  if (cpu.amx_int8) tables.push_back(&kAmx);
+  if (cpu.amx) tables.push_back(&kAmx);
 #endif
 #endif
   return tables;
