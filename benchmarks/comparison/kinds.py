@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jiffy.encoder_config import is_encoder
-from jiffy.seq2seq import is_translator
+from jiffy.families import ENCODER_DECODERS, ENCODERS, family_of_source
 
 from .plan import Row
 
@@ -114,4 +113,5 @@ def kind_of(model: Path) -> Kind:
     """By the model's config.json. Raises jiffy.FormatError for a bad one."""
     if model.suffix == ".gguf":
         return LANGUAGE_FILE
-    return ENCODER if is_encoder(model) else TRANSLATION if is_translator(model) else LANGUAGE
+    family = family_of_source(model)
+    return ENCODER if family is ENCODERS else TRANSLATION if family is ENCODER_DECODERS else LANGUAGE
