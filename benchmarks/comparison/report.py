@@ -58,7 +58,9 @@ class Report:
         return next((f for f in self.figures if (f.name, f.contestant) == (name, contestant)), None)
 
     def print(self) -> None:
-        for columns, rows in (self.rates(), self.ratios()):
+        """Contestants below one another: there may be more of them than a terminal is wide."""
+        for table in (self.rates(), self.ratios()):
+            columns, rows = _transposed(table)
             if len(columns) > 1 and rows:
                 print_table("", columns, rows)
         for name, error in self.record.errors.items():
@@ -113,6 +115,12 @@ _LOAD_ROWS = {
     "load, again, s": lambda load: f"{load.again:.2f}" if load and load.again is not None else "",
     "peak MB": lambda load: f"{load.peak_bytes / 1e6:.0f}" if load else "",
 }
+
+
+def _transposed(table: Table) -> Table:
+    columns, rows = table
+    turned = [(name, *(row[i] for row in rows)) for i, name in enumerate(columns[1:], start=1)]
+    return [columns[0], *(row[0] for row in rows)], turned
 
 
 def _rate_cell(figure: Figure | None) -> str:

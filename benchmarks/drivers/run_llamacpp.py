@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import llama_cpp
 from suite import Engine, Generation, Prompts, Run, arguments, serve
@@ -21,7 +22,9 @@ _GIVEN_TOKEN = 100  # stands for whatever a sampler would choose
 class LlamaCpp(Engine):
     def __init__(self, path: str, threads: int) -> None:
         llama_cpp.llama_backend_init()
-        self._model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        params = llama_cpp.llama_model_default_params()
+        params.use_extra_bufts = not _has_amx()
+        self._model = llama_cpp.llama_model_load_from_file(path.encode(), params)
         if not self._model:
             raise ValueError(f"llama.cpp can't load {path}")
         self._context = llama_cpp.llama_init_from_model(self._model, _context_params(threads))
@@ -31,6 +34,8 @@ class LlamaCpp(Engine):
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.weight_bytes = os.path.getsize(path)  # a tied embedding is the head, too
         self.version = f"llama-cpp-python {llama_cpp.__version__}"
+        if not params.use_extra_bufts:
+            self.version += ", without buffers for AMX and repacked weights"
 
     def generate(self, prompts: Prompts, run: Run) -> Generation:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
@@ -55,6 +60,12 @@ class LlamaCpp(Engine):
             if status != 0:
                 raise RuntimeError(f"llama_decode returned {status} for {len(piece)} rows")
         llama_cpp.llama_synchronize(self._context)
+
+
+def _has_amx() -> bool:
+    """Whether llama.cpp would keep weights in buffers for AMX, where it crashes (0.3.36, Granite Rapids)."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and "amx_int8" in cpu.read_text()
 
 
 def _context_params(threads: int) -> llama_cpp.llama_context_params:
