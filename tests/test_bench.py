@@ -133,7 +133,8 @@ def test_an_encoder(encoder_folder, weights):
     assert result.figures[4].texts == 6 and result.figures[4].tokens == 5 + 44 + 83 + 122 + 161 + 200
     for figure in result.figures:
         assert_sums(figure)
-        assert {"matmul", "attention", "layer_norm", "gelu", "pool"} <= {t.op for t in figure.ops}
+        ops = {t.op for t in figure.ops}
+        assert {"matmul", "attention", "layer_norm", "pool"} <= ops and "gelu" not in ops, "matmuls do it"
         (matmul,) = (t for t in figure.ops if t.op == "matmul")
         per_layer = 4 * 36 * 36 + 2 * 36 * 50
         assert matmul.operations == 2 * 3 * per_layer * figure.tokens

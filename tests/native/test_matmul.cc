@@ -59,6 +59,7 @@ std::vector<float> run_matmul(const Kernels& kernels, const Operands& o, bool na
       .weight = m, .up = {}, .x = {}, .x_f32 = o.x.data(), .rows = o.rows, .y = y.data(), .y_stride = m.rows};
   args.end = n_slabs(m.rows);
   args.native_pairs = native_pairs;
+  args.far_prefetch = kernels.far_prefetch;
   const RowFormat format = activation_format(m.format);
   if (format.quantized()) {
     const Activations q(kernels, o.x, o.rows, m.cols, format);
@@ -98,6 +99,15 @@ TEST(matmul_gives_the_same_bits_everywhere_and_the_right_ones) {
                      }));
       }
     }
+  }
+}
+
+TEST(matmul_of_no_rows_does_nothing) {
+  ThreadPool pool(1);
+  for (const WeightFormat& format : all_formats()) {
+    const auto weight = random_weight(20, 64, format, pool);
+    on_every_isa("matmul of no rows",
+                 [&](const Kernels& kernels) { return run_matmul(kernels, {*weight, {}, 0}, kernels.native_pairs); });
   }
 }
 

@@ -9,17 +9,6 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-SlabTile& tile_function(const WeightFormat& f) {
-  switch (f.bits) {
-    case 32:
-      return f32_tile;
-    case 16:
-      return bf16_tile;
-    default:
-      return integer_tile;
-  }
-}
-
 // Few slabs hold a new maximum, so the lane is looked for only in those.
 void take_max(RowMax& row, int64_t n, Floats value, int lanes) {
   const int32_t magnitude = max_lane(abs_bits(keep_first(value, lanes, zeros())));
@@ -86,11 +75,6 @@ bool finish_whole_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t
   return true;
 }
 
-// Bytes of the activations of a whole tile.
-int64_t tile_bytes(const MatmulArgs& p) {
-  return kMaxTileRows * (p.x_f32 != nullptr ? p.weight.cols * 4 : p.x.row_bytes());
-}
-
 }  // namespace
 
 void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows, const float* acc, const float* up) {
@@ -103,26 +87,20 @@ void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows,
 }
 
 void matmul(const MatmulArgs& p) {
+  if (p.rows == 0) return;  // of a step that wants no outputs
 #ifdef JIFFY_MATRIX_TILES
   if (p.x.wide_runs) return p.x.bits == 16 ? matmul_by_pair_tiles(p) : matmul_by_matrix_tiles(p);
 #endif
-  SlabTile& tile = tile_function(p.weight.format);
-  const RowTiles tiles{p.rows};
-  const int64_t together = tiles_together(tiles.count(), tile_bytes(p));
+  if (p.weight.format.bits == 32) return matmul_f32(p);
+  SlabTile& tile = p.weight.format.bits == 16 ? bf16_tile : integer_tile;
   const bool gated = p.up.data != nullptr;
   alignas(64) float acc[kMaxTileRows * kLanes];
   alignas(64) float up[kMaxTileRows * kLanes];
-  for (int64_t block = 0; block < tiles.count(); block += together) {
-    const int64_t end = smaller(block + together, tiles.count());
-    for (int64_t slab = p.begin; slab < p.end; ++slab) {
-      for (int64_t t = block; t < end; ++t) {
-        const auto [first, rows] = tiles.tile(t);
-        tile(p, p.weight, slab, first, rows, acc);
-        if (gated) tile(p, p.up, slab, first, rows, up);
-        finish_tile(p, slab, first, rows, acc, gated ? up : nullptr);
-      }
-    }
-  }
+  each_tile(p, kMaxTileRows * p.x.row_bytes(), 1, [&](int64_t slab, int64_t, RowTile rows) {
+    tile(p, p.weight, slab, rows.first, rows.rows, acc);
+    if (gated) tile(p, p.up, slab, rows.first, rows.rows, up);
+    finish_tile(p, slab, rows.first, rows.rows, acc, gated ? up : nullptr);
+  });
 }
 
 }  // namespace jiffy::JIFFY_ISA

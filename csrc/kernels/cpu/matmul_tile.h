@@ -17,7 +17,10 @@ void matmul_by_pair_tiles(const MatmulArgs& p);
 // acc[0:rows][16] = x w^T for one slab and the tile of the rows [first, first + rows).
 using SlabTile = void(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t first, int64_t rows,
                       float* acc);
-SlabTile integer_tile, bf16_tile, f32_tile;
+SlabTile integer_tile, bf16_tile;
+
+// The whole of matmul() for f32 weights.
+void matmul_f32(const MatmulArgs& p);
 
 namespace {
 
@@ -26,6 +29,21 @@ namespace {
 inline int64_t tiles_together(int64_t tiles, int64_t tile_bytes, int64_t most_bytes = int64_t{1} << 19) {
   const int64_t fit = most_bytes / tile_bytes;
   return fit < 1 ? 1 : smaller(fit, tiles);
+}
+
+// body(slab, slabs, tile) for all tiles of rows and all slabs of the piece, up to `at_once` of these at a time:
+// block of rows that stays in L2 -> slabs -> tile. tile_bytes: of the activations of a whole one.
+template <class Body>
+inline void each_tile(const MatmulArgs& p, int64_t tile_bytes, int64_t at_once, Body&& body) {
+  const RowTiles tiles{p.rows};
+  const int64_t together = tiles_together(tiles.count(), tile_bytes);
+  for (int64_t block = 0; block < tiles.count(); block += together) {
+    const int64_t end = smaller(block + together, tiles.count());
+    for (int64_t slab = p.begin; slab < p.end; slab += at_once) {
+      const int64_t slabs = smaller(at_once, p.end - slab);
+      for (int64_t t = block; t < end; ++t) body(slab, slabs, tiles.tile(t));
+    }
+  }
 }
 
 // Asks for the weights that come next, over the end of a slab, too: the next one lies behind it. One or two rows wait
