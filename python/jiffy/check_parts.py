@@ -13,7 +13,7 @@ from .errors import ParameterError
 from .foreign_types import packable
 from .marian_bin import NEVER
 from .reference import Reference, read_parameter
-from .weights import Weights
+from .weights import Weights, rotate
 
 if TYPE_CHECKING:
     from .graph import Trace
@@ -126,6 +126,12 @@ class Section:
         for at in self.instructions:
             yield from (None if p < 0 else self.trace.parameters[p][1] for p in at.parameters)
 
+    def rotated(self) -> set[int]:
+        """By id, the parameters that are packed rotated, because their inputs are."""
+        inputs = {at.outputs[0] for at in self.instructions if at.op == "rotate_quantize"}
+        meet = (at for at in self.instructions if at.op == "matmul" and at.inputs[0] in inputs)
+        return {id(self.trace.parameters[at.parameters[0]][1]) for at in meet}
+
 
 def sections(trace: Trace) -> Iterator[Section]:
     names = {node.index: name for name, node in trace.marks.items()}
@@ -198,7 +204,7 @@ def _compare_weights(
     mine: Section, truth: Section, read: _Cache, read_true: _Cache
 ) -> tuple[tuple[WeightFault, ...], bool]:
     """Tensors whose weights are further from the file's than their format allows; whether all weights are equal."""
-    faults, same = [], True
+    faults, same, rotated = [], True, mine.rotated()
     for packed, true in zip(mine.parameters(), truth.parameters(), strict=True):
         if packed is None:
             continue
@@ -206,6 +212,8 @@ def _compare_weights(
         name = getattr(packed, "name", f"a vector of {mine.name}")
         if got.shape != expected.shape:
             raise ParameterError("against", expected=f"{name} {list(got.shape)}", found=str(list(expected.shape)))
+        if id(packed) in rotated:
+            expected = rotate(expected)
         if np.array_equal(got, expected):
             continue
         same = False
