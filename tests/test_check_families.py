@@ -129,6 +129,17 @@ def test_one_damaged_scale_of_an_encoder_is_found(tmp_path, name, task, tensor, 
     assert_healthy(check(encoder, IDS))  # no one can tell from the damaged file alone
 
 
+def test_one_damaged_scale_of_a_rotated_layer_is_found(tmp_path):
+    tiny_encoders.write(tmp_path / "good", "bert", hidden_size=128, num_attention_heads=4, intermediate_size=256)
+    shutil.copytree(tmp_path / "good", tmp_path / "bad")
+    damage(tmp_path / "bad", "encoder.layer.1.output.dense.weight", 2)
+    encoder = jiffy.load_encoder(tmp_path / "bad", weights="i8")
+    report = check(encoder, IDS, against=tmp_path / "good")
+    assert [one.name for one in report.parts if one.bad] == ["layers.1"]
+    assert report.first_bad.weight_faults[0].row == 2
+    assert_healthy(check(encoder, IDS))
+
+
 @pytest.mark.parametrize("which", ["encoder", "decoder"])
 def test_an_engine_that_computes_something_else_is_found(tmp_path, which):
     """A norm's weight of 36, or of 32, is a half larger in the engine than in the trace."""
