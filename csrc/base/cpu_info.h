@@ -10,7 +10,7 @@ struct CpuInfo {
   bool avx2 = false;         // AVX2, FMA and F16C
   bool avx512 = false;       // AVX-512 F, BW, DQ, VL and VNNI
   bool avx512_bf16 = false;  // vdpbf16ps on top of avx512
-  bool amx = false;          // matrices of int8, on top of avx512_bf16, and the system lets this process use them
+  bool amx = false;          // matrices of int8 and bf16, on top of avx512_bf16, where the system lets this process
   bool avx_vnni = false;     // the 256-bit VEX form of vpdpbusd
   int usable_cpus = 1;       // logical CPUs in the affinity mask
   int physical_cores = 1;    // cores behind them: siblings of one core count once

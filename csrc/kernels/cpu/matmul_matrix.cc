@@ -45,6 +45,7 @@ SlabCodes open_slab(const PackedMatrix& w, int64_t slab, int64_t groups, float* 
     out.paired = paired_header(f) ? 1 : 0;
     out.codes = reinterpret_cast<const int8_t*>(w.slab(slab)) + out.header_bytes;
   }
+  const int64_t group_lines = lines_per_group(f);  // a division
   const uint8_t* line = w.slab(slab);
   const uint8_t* pair = line;
   for (int64_t g = 0; g < groups; ++g) {
@@ -52,7 +53,7 @@ SlabCodes open_slab(const PackedMatrix& w, int64_t slab, int64_t groups, float* 
     store(out.scale + g * kLanes, header.scale);
     store(out.offset + g * kLanes, header.offset);
     line = header.codes;
-    const uint8_t* const end = line + lines_per_group(f) * kLineBytes;
+    const uint8_t* const end = line + group_lines * kLineBytes;
     if constexpr (kBits == 4) {
       for (; line < end; line += kLineBytes) {
         wide = store_signed_nibbles(wide, load_codes(line), kOffset == Offset::kNone ? 8 : 0);
