@@ -21,6 +21,7 @@ struct PairArgs {
 
 template <bool kNative>
 struct PairTile {
+  static constexpr int kMostRows = kRowsAtOnce;
   // Two chains, of every other line, hide the latency of the instruction when there are few rows; a widened pair is
   // four instructions a line and needs the registers. Totals stay in memory: 24 accumulators leave no room.
   static constexpr int kChains = kNative ? 2 : 1;
@@ -69,6 +70,8 @@ struct FloatArgs {
 // 57 % of the peak).
 template <int kSlabs>
 struct FloatTile {
+  static constexpr int kMostRows = kRowsAtOnce;
+
   template <int kRows, bool kFar>
   static void run(const FloatArgs& t) {
     for (int s = 0; s < kSlabs; ++s) {
@@ -114,7 +117,7 @@ bool takes_two_slabs(int64_t rows) { return kRowsAtOnce == kMaxTileRows && rows 
 void multiply(const MatmulArgs& p, const float* const (&weights)[2], int64_t slabs, RowTile tile,
               float (&acc)[2][kMaxTileRows * kLanes]) {
   for (int64_t done = 0; done < tile.rows;) {
-    const int64_t now = smaller(tile.rows - done, kRowsAtOnce), at = done * kLanes;
+    const int64_t now = rows_of_pass<FloatTile<1>>(tile.rows - done), at = done * kLanes;
     const float* const x = p.x_f32 + (tile.first + done) * p.weight.cols;
     const FloatArgs args{{weights[0], weights[1]}, x, p.weight.cols, {acc[0] + at, acc[1] + at}};
     if constexpr (kRowsAtOnce == kMaxTileRows) {
@@ -133,7 +136,7 @@ void multiply(const MatmulArgs& p, const float* const (&weights)[2], int64_t sla
 
 void bf16_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t first, int64_t rows, float* acc) {
   for (int64_t done = 0; done < rows;) {
-    const int64_t now = smaller(rows - done, kRowsAtOnce);
+    const int64_t now = rows_of_pass<PairTile<false>>(rows - done);
     const PairArgs args{.slab = w.data + slab * w.slab_stride,
                         .data = p.x.place({first, rows}, done, 0),
                         .step = rows,

@@ -26,6 +26,12 @@ inline Ints without_bias(Ints sum, int32_t correction) {
   return kOffset == Offset::kNone ? add(sum, splat(correction)) : sum;
 }
 
+// Keeps GCC from holding what it has read of a line in registers that the sums of many rows need.
+inline const uint8_t* once_more(const uint8_t* line) {
+  asm("" : "+r"(line));
+  return line;
+}
+
 // acc[r] += codes of one unit (32 cols) . activations. kChains breaks the latency chain when there are few rows.
 template <int kRows, int kChains, bool kFar>
 inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const uint8_t* line, const int8_t* a) {
@@ -36,10 +42,10 @@ inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i, line += kLineBytes) {
     prefetch_weights<kRows, kFar>(line);
-    const Codes codes = load_codes(line);
-    const Codes low = low_nibbles(codes), high = high_nibbles(codes);
+    const Codes codes = load_codes(line), low = low_nibbles(codes);
     for (int r = 0; r < kRows; ++r) dot_nibbles(sums[2 * i % kChains][r], low, a + 4 * r);
     a += 4 * t.step;
+    const Codes high = high_nibbles(kRows > kRowsAtOnce ? load_codes(once_more(line)) : codes);
     for (int r = 0; r < kRows; ++r) dot_nibbles(sums[(2 * i + 1) % kChains][r], high, a + 4 * r);
     a += 4 * t.step;
   }
@@ -62,6 +68,8 @@ inline void add_unit_8bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const 
 // acc[r,:] of kRows rows against one slab.
 template <int kBits, Offset kOffset>
 struct CodeTile {
+  static constexpr int kMostRows = kCodeRowsAtOnce;
+
   template <int kRows, bool kFar>
   static void run(const TileArgs& t) {
     constexpr int kChains = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
@@ -94,15 +102,59 @@ struct CodeTile {
   }
 };
 
+template <int kBits, Offset kOffset>
+struct Tile : CodeTile<kBits, kOffset> {};
+
+#ifdef JIFFY_BYTES_BY_HALVES
+// Few rows wait for memory, and read one stream. More meet each group in two halves of the outputs, and all sums leave
+// the registers to be scaled.
+template <Offset kOffset>
+struct Tile<8, kOffset> {
+  static constexpr int kMostRows = kMaxTileRows;
+
+  template <int kRows, bool kFar>
+  static void run(const TileArgs& t) {
+    if constexpr (kRows <= kRowsAtOnce) {
+      CodeTile<8, kOffset>::template run<kRows, kFar>(t);
+    } else {
+      run_halves<kRows>(t);
+    }
+  }
+
+ private:
+  template <int kRows>
+  static void run_halves(const TileArgs& t) {
+    alignas(64) int32_t sums[kRows * kLanes];
+    const int lines = t.units_per_group * kUnit / 4;
+    const auto ahead = [](const uint8_t* at) { prefetch_weights<kRows, false>(at); };
+    const uint8_t* line = t.slab;
+    const uint8_t* pair = t.slab;
+    const int8_t* a = t.data;
+    for (int r = 0; r < kRows; ++r) store(t.acc + r * kLanes, zeros());
+    for (int64_t g = 0; g < t.groups; ++g, a += lines * 4 * t.step) {
+      const Header header = read_header<kOffset>(t.f32_header, g, line, pair);
+      sum_bytes<kRows, 0>(header.codes, lines, a, t.step, sums, ahead);
+      sum_bytes<kRows, 1>(header.codes, lines, a, t.step, sums, ahead);
+      line = header.codes + lines * kLineBytes;
+      for (int r = 0; r < kRows; ++r) {
+        const Ints sum = bits(load(reinterpret_cast<const float*>(sums + r * kLanes)));
+        float* const acc = t.acc + r * kLanes;
+        store(acc, add_group<kOffset>(load(acc), sum, header.scale, header.offset, t.x, g * t.step + r));
+      }
+    }
+  }
+};
+#endif
+
 template <int kBits>
 void run_tile(Offset offset, int64_t rows, bool far, const TileArgs& t) {
   switch (offset) {
     case Offset::kNone:
-      return run_rows<CodeTile<kBits, Offset::kNone>>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kNone>>(rows, far, t);
     case Offset::kMin:
-      return run_rows<CodeTile<kBits, Offset::kMin>>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kMin>>(rows, far, t);
     case Offset::kZero:
-      return run_rows<CodeTile<kBits, Offset::kZero>>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kZero>>(rows, far, t);
   }
 }
 
@@ -112,7 +164,9 @@ void integer_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int6
   const WeightFormat& f = w.format;
   const int64_t groups = p.x.groups();
   for (int64_t done = 0; done < rows;) {
-    const int64_t now = smaller(rows - done, kRowsAtOnce);
+    const int64_t left = rows - done;
+    const int64_t now =
+        f.bits == 4 ? rows_of_pass<Tile<4, Offset::kNone>>(left) : rows_of_pass<Tile<8, Offset::kNone>>(left);
     const int64_t at = first * groups + done;
     const TileArgs args{.slab = w.data + slab * w.slab_stride,
                         .data = p.x.place({first, rows}, done, 0),

@@ -61,13 +61,22 @@ inline void prefetch_weights(const uint8_t* line) {
   }
 }
 
-// Tile::run<rows, far>(args), rows of 1..kRowsAtOnce: more than four are instantiated only where registers allow, and
-// far only where it matters. (Asked at run time, it costs 8 % of one row's bandwidth.)
+// How many of a tile's rows that are left the next pass of Tile takes: passes as even as possible.
+template <class Tile>
+inline int64_t rows_of_pass(int64_t left) {
+  if (left <= Tile::kMostRows) return left;
+  const int64_t passes = (left + Tile::kMostRows - 1) / Tile::kMostRows;
+  return (left + passes - 1) / passes;
+}
+
+// Tile::run<rows, far>(args), rows of 1..Tile::kMostRows: as many as registers allow, and far only where it matters.
+// (Asked at run time, it costs 8 % of one row's bandwidth.)
 template <class Tile, class Args>
 inline void run_rows(int64_t rows, bool far, const Args& args) {
-  static_assert(kRowsAtOnce == 4 || kRowsAtOnce == kMaxTileRows);
+  constexpr int kMost = Tile::kMostRows;
+  static_assert(kMost >= 4 && kMost <= kMaxTileRows);
   using Run = void (*)(const Args&);
-  constexpr auto at_most = [](int n) { return n < kRowsAtOnce ? n : kRowsAtOnce; };
+  constexpr auto at_most = [](int n) { return n < kMost ? n : kMost; };
   static constexpr Run kFar[] = {Tile::template run<1, true>, Tile::template run<2, true>};
   static constexpr Run kNear[] = {
       Tile::template run<1, false>,           Tile::template run<2, false>,
