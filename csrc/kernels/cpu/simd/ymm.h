@@ -146,6 +146,7 @@ inline Codes low_nibbles(Codes c) {
 }
 inline Codes high_nibbles(Codes c) { return low_nibbles({_mm256_srli_epi16(c.lo, 4), _mm256_srli_epi16(c.hi, 4)}); }
 
+// Sums of six rows leave four of 16 registers for codes, activations and products.
 inline constexpr int kRowsAtOnce = 4, kCodeRowsAtOnce = 6;
 
 inline __m256i splat_bytes(const int8_t* a) {
