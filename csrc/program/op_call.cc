@@ -164,20 +164,22 @@ double run_all(const std::vector<std::shared_ptr<Work>>& work, int64_t repeats, 
   for (const auto& each : work) floats = std::max(floats, each->scratch_floats(kernels));
   Buffer scratch = Buffer::allocate(static_cast<size_t>(floats * pool.size()) * sizeof(float), "scratch memory");
   Buffer shared = Buffer::allocate(kSharedFloats * sizeof(float), "attention states");
-  double seconds = 0.0;
+  // A lane without a core finds the work begun, or even done, so the first lane behind the barrier starts the clock.
+  std::vector<std::chrono::steady_clock::time_point> begins(static_cast<size_t>(pool.size()));
+  std::chrono::steady_clock::time_point end;
   pool.run([&](Lane& lane) {
     Worker worker{lane, kernels, scratch.as<float>() + lane.id() * floats, shared.as<float>()};
     lane.barrier();
-    const auto begin = std::chrono::steady_clock::now();
+    begins[static_cast<size_t>(lane.id())] = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < repeats; ++i) {
       for (const auto& each : work) {
         each->run(worker);
         lane.finish();
       }
     }
-    if (lane.id() == 0) seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    if (lane.id() == 0) end = std::chrono::steady_clock::now();
   });
-  return seconds;
+  return std::chrono::duration<double>(end - *std::min_element(begins.begin(), begins.end())).count();
 }
 
 }  // namespace jiffy

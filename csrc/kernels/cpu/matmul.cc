@@ -1,8 +1,8 @@
 // y[r,n] = sum_k x[r,k] * w[n,k]    x: rows as the weights want them  w: P16
 //
-// Loops: block of rows that stays in L2 -> slab of 16 outputs -> tile of at most 12 rows -> k. The slab stays in L1 or
-// L2 while the block's tiles pass over it, so weights come from memory once. Each output has one order of addition,
-// whatever the number of rows or threads.
+// Loops: block of rows that stays in L2 -> two slabs of 16 outputs -> tile of at most 12 rows -> k. The slabs stay in
+// L1 or L2 while the block's tiles pass over them, so weights come from memory once. Each output has one order of
+// addition, whatever the number of rows or threads.
 #include "kernels/cpu/activated.h"
 #include "kernels/cpu/matmul_tile.h"
 
@@ -86,21 +86,42 @@ void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows,
   }
 }
 
+namespace {
+
+void finish_slabs(const MatmulArgs& p, int64_t slab, int64_t count, RowTile tile, const Sums& sums) {
+  if (p.up.data != nullptr) return finish_tile(p, slab, tile.first, tile.rows, sums[0], sums[1]);
+  for (int64_t s = 0; s < count; ++s) finish_tile(p, slab + s, tile.first, tile.rows, sums[s], nullptr);
+}
+
+// Block of rows that stays in L2 -> two slabs, of one matrix or one of each of two -> tile.
+void multiply_tiles(const MatmulArgs& p, int64_t row_bytes, MultiplyTile& multiply) {
+  const bool gated = p.up.data != nullptr;
+  const RowTiles tiles{p.rows};
+  const int64_t together = tiles_together(tiles.count(), kMaxTileRows * row_bytes);
+  alignas(64) Sums sums;
+  for (int64_t block = 0; block < tiles.count(); block += together) {
+    const int64_t end = smaller(block + together, tiles.count());
+    for (int64_t slab = p.begin; slab < p.end; slab += gated ? 1 : 2) {
+      const int64_t count = gated || slab + 1 < p.end ? 2 : 1;
+      SlabPair slabs{{p.weight.slab(slab), gated ? p.up.slab(slab) : p.weight.slab(slab + count - 1)}, count, false};
+      for (int64_t t = block; t < end; ++t, slabs.warm = true) {
+        prefetch_results(p, slab, gated ? 1 : count, tiles.tile(t));
+        multiply(p, slabs, tiles.tile(t), sums);
+        finish_slabs(p, slab, count, tiles.tile(t), sums);
+      }
+    }
+  }
+}
+
+}  // namespace
+
 void matmul(const MatmulArgs& p) {
   if (p.rows == 0) return;  // of a step that wants no outputs
 #ifdef JIFFY_MATRIX_TILES
   if (p.x.wide_runs) return p.x.bits == 16 ? matmul_by_pair_tiles(p) : matmul_by_matrix_tiles(p);
 #endif
-  if (p.weight.format.bits == 32) return matmul_f32(p);
-  SlabTile& tile = p.weight.format.bits == 16 ? bf16_tile : integer_tile;
-  const bool gated = p.up.data != nullptr;
-  alignas(64) float acc[kMaxTileRows * kLanes];
-  alignas(64) float up[kMaxTileRows * kLanes];
-  each_tile(p, kMaxTileRows * p.x.row_bytes(), 1, [&](int64_t slab, int64_t, RowTile rows) {
-    tile(p, p.weight, slab, rows.first, rows.rows, acc);
-    if (gated) tile(p, p.up, slab, rows.first, rows.rows, up);
-    finish_tile(p, slab, rows.first, rows.rows, acc, gated ? up : nullptr);
-  });
+  if (p.weight.format.bits == 32) return multiply_tiles(p, p.weight.cols * 4, f32_tile);
+  multiply_tiles(p, p.x.row_bytes(), p.weight.format.bits == 16 ? bf16_tile : integer_tile);
 }
 
 }  // namespace jiffy::JIFFY_ISA

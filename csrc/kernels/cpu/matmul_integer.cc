@@ -6,16 +6,16 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-// One row tile of activations, and the slab that it meets.
+// One row tile of activations, and the slabs that it meets.
 struct TileArgs {
-  const uint8_t* slab;
+  const uint8_t* slab[2];
   const int8_t* data;  // [cols_padded / 4][step][4], from the first row in question
   RowGroups x;         // [n_groups][step]
   int64_t step;        // rows of the whole tile
   int64_t groups;
   int units_per_group;
   bool f32_header;
-  float* acc;  // [rows][16]
+  float* acc[2];  // [rows][16]
 };
 
 // The sum over codes without their bias. Added at the end of a group, from memory: as a start value it costs a copy of
@@ -26,96 +26,144 @@ inline Ints without_bias(Ints sum, int32_t correction) {
   return kOffset == Offset::kNone ? add(sum, splat(correction)) : sum;
 }
 
+// Sums of a tile's rows with each slab. Several chains break the latency chain when there are few rows.
+template <int kSlabs, int kRows>
+struct GroupSums {
+  static constexpr int kChains = kSlabs == 2 || kRows > 3 ? 1 : kRows == 1 ? 4 : 2;
+  Ints sum[kSlabs][kChains][kRows];
+
+  void clear() {
+    for (auto& of_slab : sum) {
+      for (auto& chain : of_slab) {
+        for (Ints& x : chain) x = splat(int32_t{0});
+      }
+    }
+  }
+  Ints of(int s, int r) const {
+    Ints all = sum[s][0][r];
+    for (int c = 1; c < kChains; ++c) all = add(all, sum[s][c][r]);
+    return all;
+  }
+};
+
 // Keeps GCC from holding what it has read of a line in registers that the sums of many rows need.
 inline const uint8_t* once_more(const uint8_t* line) {
   asm("" : "+r"(line));
   return line;
 }
 
-// acc[r] += codes of one unit (32 cols) . activations. kChains breaks the latency chain when there are few rows.
-template <int kRows, int kChains, bool kFar>
-inline void add_unit_4bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const uint8_t* line, const int8_t* a) {
-  NibbleSum sums[kChains][kRows];
-  for (int c = 0; c < kChains; ++c) {
-    for (int r = 0; r < kRows; ++r) sums[c][r] = begin_nibbles(acc[c][r]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i, line += kLineBytes) {
-    prefetch_weights<kRows, kFar>(line);
-    const Codes codes = load_codes(line), low = low_nibbles(codes);
-    for (int r = 0; r < kRows; ++r) dot_nibbles(sums[2 * i % kChains][r], low, a + 4 * r);
-    a += 4 * t.step;
-    const Codes high = high_nibbles(kRows > kRowsAtOnce ? load_codes(once_more(line)) : codes);
-    for (int r = 0; r < kRows; ++r) dot_nibbles(sums[(2 * i + 1) % kChains][r], high, a + 4 * r);
-    a += 4 * t.step;
-  }
-  for (int c = 0; c < kChains; ++c) {
-    for (int r = 0; r < kRows; ++r) acc[c][r] = end_nibbles(acc[c][r], sums[c][r]);
-  }
-}
-
-template <int kRows, int kChains, bool kFar>
-inline void add_unit_8bit(Ints (&acc)[kChains][kRows], const TileArgs& t, const uint8_t* line, const int8_t* a) {
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i, line += kLineBytes) {
-    prefetch_weights<kRows, kFar>(line);
-    const Codes codes = load_codes(line);
-    for (int r = 0; r < kRows; ++r) dot_bytes(acc[i % kChains][r], codes, a + 4 * r);
-    a += 4 * t.step;
-  }
-}
-
-// acc[r,:] of kRows rows against one slab.
-template <int kBits, Offset kOffset>
-struct CodeTile {
-  static constexpr int kMostRows = kCodeRowsAtOnce;
-
-  template <int kRows, bool kFar>
-  static void run(const TileArgs& t) {
-    constexpr int kChains = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
-    Floats total[kRows];
-    for (Floats& f : total) f = zeros();
-    const uint8_t* line = t.slab;
-    const uint8_t* pair = t.slab;
-    const int8_t* a = t.data;
-    for (int64_t g = 0; g < t.groups; ++g) {
-      const Header header = read_header<kOffset>(t.f32_header, g, line, pair);
-      line = header.codes;
-      const int64_t at = g * t.step;
-      Ints acc[kChains][kRows];
-      for (int r = 0; r < kRows; ++r) {
-        for (int c = 0; c < kChains; ++c) acc[c][r] = splat(int32_t{0});
-      }
-      for (int u = 0; u < t.units_per_group; ++u) {
-        if constexpr (kBits == 4) add_unit_4bit<kRows, kChains, kFar>(acc, t, line, a);
-        if constexpr (kBits == 8) add_unit_8bit<kRows, kChains, kFar>(acc, t, line, a);
-        line += kBits * kLineBytes;  // 32 cols * kBits / 8 * 16 rows
-        a += kUnit * t.step;
-      }
-      for (int r = 0; r < kRows; ++r) {
-        for (int c = 1; c < kChains; ++c) acc[0][r] = add(acc[0][r], acc[c][r]);
-        const Ints sum = without_bias<kBits, kOffset>(acc[0][r], t.x.correction[at + r]);
-        total[r] = add_group<kOffset>(total[r], sum, header.scale, header.offset, t.x, at + r);
+// += codes of one unit (32 cols) . activations.
+template <bool kFar, int kSlabs, int kRows>
+inline void add_unit_4bit(GroupSums<kSlabs, kRows>& acc, const TileArgs& t, const uint8_t* const (&line)[kSlabs],
+                          const int8_t* a) {
+  constexpr int kChains = GroupSums<kSlabs, kRows>::kChains;
+  NibbleSum sums[kSlabs][kChains][kRows];
+  const auto each = [&](auto&& use) {
+    for (int s = 0; s < kSlabs; ++s) {
+      for (int c = 0; c < kChains; ++c) {
+        for (int r = 0; r < kRows; ++r) use(acc.sum[s][c][r], sums[s][c][r]);
       }
     }
-    for (int r = 0; r < kRows; ++r) store(t.acc + r * kLanes, total[r]);
+  };
+  each([](Ints& sum, NibbleSum& nibbles) { nibbles = begin_nibbles(sum); });
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    Codes low[kSlabs], high[kSlabs];
+    for (int s = 0; s < kSlabs; ++s) {
+      if constexpr (kSlabs == 1) prefetch_weights<kRows, kFar>(line[s] + i * kLineBytes);  // two are in cache
+      const Codes codes = load_codes(line[s] + i * kLineBytes);
+      low[s] = low_nibbles(codes), high[s] = high_nibbles(codes);
+    }
+    for (int half = 0; half < 2; ++half, a += 4 * t.step) {
+      if (half == 1 && kRows > kRowsAtOnce) high[0] = high_nibbles(load_codes(once_more(line[0] + i * kLineBytes)));
+      for (int r = 0; r < kRows; ++r) {
+        const auto four = four_bytes<kSlabs>(a + 4 * r);
+        for (int s = 0; s < kSlabs; ++s) {
+          dot_nibbles(sums[s][(2 * i + half) % kChains][r], half == 0 ? low[s] : high[s], four);
+        }
+      }
+    }
+  }
+  each([](Ints& sum, NibbleSum& nibbles) { sum = end_nibbles(sum, nibbles); });
+}
+
+template <bool kFar, int kSlabs, int kRows>
+inline void add_unit_8bit(GroupSums<kSlabs, kRows>& acc, const TileArgs& t, const uint8_t* const (&line)[kSlabs],
+                          const int8_t* a) {
+  constexpr int kChains = GroupSums<kSlabs, kRows>::kChains;
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i, a += 4 * t.step) {
+    Codes codes[kSlabs];
+    for (int s = 0; s < kSlabs; ++s) {
+      if constexpr (kSlabs == 1) prefetch_weights<kRows, kFar>(line[s] + i * kLineBytes);  // two are in cache
+      codes[s] = load_codes(line[s] + i * kLineBytes);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const auto four = four_bytes<kSlabs>(a + 4 * r);
+      for (int s = 0; s < kSlabs; ++s) dot_bytes(acc.sum[s][i % kChains][r], codes[s], four);
+    }
+  }
+}
+
+// acc[s][r,:] of kRows rows against kSlabs slabs.
+template <int kBits, Offset kOffset, int kSlabs>
+struct CodeTile {
+  template <int kRows, bool kFar>
+  static void run(const TileArgs& t) {
+    Floats total[kSlabs][kRows];
+    for (auto& of_slab : total) {
+      for (Floats& f : of_slab) f = zeros();
+    }
+    const uint8_t *line[kSlabs], *pair[kSlabs];
+    for (int s = 0; s < kSlabs; ++s) line[s] = pair[s] = t.slab[s];
+    const int8_t* a = t.data;
+    for (int64_t g = 0; g < t.groups; ++g) {
+      Header header[kSlabs];
+      for (int s = 0; s < kSlabs; ++s) {
+        header[s] = read_header<kOffset>(t.f32_header, g, line[s], pair[s]);
+        line[s] = header[s].codes;
+      }
+      GroupSums<kSlabs, kRows> acc;
+      acc.clear();
+      for (int u = 0; u < t.units_per_group; ++u) {
+        if constexpr (kBits == 4) add_unit_4bit<kFar>(acc, t, line, a);
+        if constexpr (kBits == 8) add_unit_8bit<kFar>(acc, t, line, a);
+        for (const uint8_t*& l : line) l += kBits * kLineBytes;  // 32 cols * kBits / 8 * 16 rows
+        a += kUnit * t.step;
+      }
+      for (int s = 0; s < kSlabs; ++s) add_groups(total[s], acc, s, header[s], t.x, g * t.step);
+    }
+    for (int s = 0; s < kSlabs; ++s) {
+      for (int r = 0; r < kRows; ++r) store(t.acc[s] + r * kLanes, total[s][r]);
+    }
+  }
+
+  template <int kRows>
+  static void add_groups(Floats (&total)[kRows], const GroupSums<kSlabs, kRows>& acc, int s, const Header& header,
+                         const RowGroups& x, int64_t at) {
+    for (int r = 0; r < kRows; ++r) {
+      const Ints sum = without_bias<kBits, kOffset>(acc.of(s, r), x.correction[at + r]);
+      total[r] = add_group<kOffset>(total[r], sum, header.scale, header.offset, x, at + r);
+    }
   }
 };
 
-template <int kBits, Offset kOffset>
-struct Tile : CodeTile<kBits, kOffset> {};
+template <int kBits, Offset kOffset, int kSlabs>
+struct Tile : CodeTile<kBits, kOffset, kSlabs> {
+  static constexpr int kMostRows = kSlabs == 2 ? kRowsAtOnce / 2 : kCodeRowsAtOnce;
+};
 
 #ifdef JIFFY_BYTES_BY_HALVES
 // Few rows wait for memory, and read one stream. More meet each group in two halves of the outputs, and all sums leave
 // the registers to be scaled.
 template <Offset kOffset>
-struct Tile<8, kOffset> {
+struct Tile<8, kOffset, 1> {
   static constexpr int kMostRows = kMaxTileRows;
 
   template <int kRows, bool kFar>
   static void run(const TileArgs& t) {
     if constexpr (kRows <= kRowsAtOnce) {
-      CodeTile<8, kOffset>::template run<kRows, kFar>(t);
+      CodeTile<8, kOffset, 1>::template run<kRows, kFar>(t);
     } else {
       run_halves<kRows>(t);
     }
@@ -127,10 +175,10 @@ struct Tile<8, kOffset> {
     alignas(64) int32_t sums[kRows * kLanes];
     const int lines = t.units_per_group * kUnit / 4;
     const auto ahead = [](const uint8_t* at) { prefetch_weights<kRows, false>(at); };
-    const uint8_t* line = t.slab;
-    const uint8_t* pair = t.slab;
+    const uint8_t* line = t.slab[0];
+    const uint8_t* pair = t.slab[0];
     const int8_t* a = t.data;
-    for (int r = 0; r < kRows; ++r) store(t.acc + r * kLanes, zeros());
+    for (int r = 0; r < kRows; ++r) store(t.acc[0] + r * kLanes, zeros());
     for (int64_t g = 0; g < t.groups; ++g, a += lines * 4 * t.step) {
       const Header header = read_header<kOffset>(t.f32_header, g, line, pair);
       sum_bytes<kRows, 0>(header.codes, lines, a, t.step, sums, ahead);
@@ -138,7 +186,7 @@ struct Tile<8, kOffset> {
       line = header.codes + lines * kLineBytes;
       for (int r = 0; r < kRows; ++r) {
         const Ints sum = bits(load(reinterpret_cast<const float*>(sums + r * kLanes)));
-        float* const acc = t.acc + r * kLanes;
+        float* const acc = t.acc[0] + r * kLanes;
         store(acc, add_group<kOffset>(load(acc), sum, header.scale, header.offset, t.x, g * t.step + r));
       }
     }
@@ -146,43 +194,42 @@ struct Tile<8, kOffset> {
 };
 #endif
 
-template <int kBits>
+template <int kBits, int kSlabs>
 void run_tile(Offset offset, int64_t rows, bool far, const TileArgs& t) {
+  constexpr int kMost = Tile<kBits, Offset::kNone, kSlabs>::kMostRows;
   switch (offset) {
     case Offset::kNone:
-      return run_rows<Tile<kBits, Offset::kNone>>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kNone, kSlabs>, kMost>(rows, far, t);
     case Offset::kMin:
-      return run_rows<Tile<kBits, Offset::kMin>>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kMin, kSlabs>, kMost>(rows, far, t);
     case Offset::kZero:
-      return run_rows<Tile<kBits, Offset::kZero>>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kZero, kSlabs>, kMost>(rows, far, t);
   }
 }
 
+// Long groups want 12 chains to hide the latency of vpdpbusd; short ones interrupt them with scales and offsets, which
+// then spill. A Zen 5 core, 512 x 2048 x 2048, 1100 GOPS at most, one slab with 12 rows / two with 6 / two with 4:
+// i4 645 / 705 / 735, i4a 580 / 635 / 690, i4g128 835 / 885 / 805, i8 790 / 875 / 790.
+constexpr int64_t rows_for_two_slabs(const WeightFormat& f) { return f.group == 32 ? 4 : 6; }
+
 }  // namespace
 
-void integer_tile(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t first, int64_t rows, float* acc) {
-  const WeightFormat& f = w.format;
+void integer_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
+  const WeightFormat& f = p.weight.format;
   const int64_t groups = p.x.groups();
-  for (int64_t done = 0; done < rows;) {
-    const int64_t left = rows - done;
-    const int64_t now =
-        f.bits == 4 ? rows_of_pass<Tile<4, Offset::kNone>>(left) : rows_of_pass<Tile<8, Offset::kNone>>(left);
-    const int64_t at = first * groups + done;
-    const TileArgs args{.slab = w.data + slab * w.slab_stride,
-                        .data = p.x.place({first, rows}, done, 0),
-                        .x = RowGroups(p.x, at),
-                        .step = rows,
+  const int alone = f.bits == 4 ? Tile<4, Offset::kNone, 1>::kMostRows : Tile<8, Offset::kNone, 1>::kMostRows;
+  each_part(slabs, tile, slabs.warm, {alone, rows_for_two_slabs(f)}, [&](RowTile part, int64_t s, auto together) {
+    constexpr int kSlabs = decltype(together)::value;
+    const TileArgs args{.slab = {slabs.data[s], slabs.data[s + kSlabs - 1]},
+                        .data = p.x.place(tile, part.first, 0),
+                        .x = RowGroups(p.x, tile.first * groups + part.first),
+                        .step = tile.rows,
                         .groups = groups,
                         .units_per_group = f.group / kUnit,
                         .f32_header = f.scale == ScaleType::kF32,
-                        .acc = acc + done * kLanes};
-    if (f.bits == 4) {
-      run_tile<4>(f.offset, now, p.far_prefetch, args);
-    } else {
-      run_tile<8>(f.offset, now, p.far_prefetch, args);
-    }
-    done += now;
-  }
+                        .acc = {sums[s] + part.first * kLanes, sums[s + kSlabs - 1] + part.first * kLanes}};
+    (f.bits == 4 ? run_tile<4, kSlabs> : run_tile<8, kSlabs>)(f.offset, part.rows, p.far_prefetch, args);
+  });
 }
 
 }  // namespace jiffy::JIFFY_ISA

@@ -14,13 +14,18 @@ void finish_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows,
 void matmul_by_matrix_tiles(const MatmulArgs& p);
 void matmul_by_pair_tiles(const MatmulArgs& p);
 
-// acc[0:rows][16] = x w^T for one slab and the tile of the rows [first, first + rows).
-using SlabTile = void(const MatmulArgs& p, const PackedMatrix& w, int64_t slab, int64_t first, int64_t rows,
-                      float* acc);
-SlabTile integer_tile, bf16_tile;
+// What a tile of rows meets: a slab, or two whose sums are wanted together. warm: in cache, since another tile met
+// them.
+struct SlabPair {
+  const uint8_t* data[2];
+  int64_t count;
+  bool warm;
+};
+using Sums = float[2][kMaxTileRows * kLanes];  // [slab][row][16]
 
-// The whole of matmul() for f32 weights.
-void matmul_f32(const MatmulArgs& p);
+// sums = x w^T for the slabs and the tile.
+using MultiplyTile = void(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums);
+MultiplyTile integer_tile, bf16_tile, f32_tile;
 
 namespace {
 
@@ -29,21 +34,6 @@ namespace {
 inline int64_t tiles_together(int64_t tiles, int64_t tile_bytes, int64_t most_bytes = int64_t{1} << 19) {
   const int64_t fit = most_bytes / tile_bytes;
   return fit < 1 ? 1 : smaller(fit, tiles);
-}
-
-// body(slab, slabs, tile) for all tiles of rows and all slabs of the piece, up to `at_once` of these at a time:
-// block of rows that stays in L2 -> slabs -> tile. tile_bytes: of the activations of a whole one.
-template <class Body>
-inline void each_tile(const MatmulArgs& p, int64_t tile_bytes, int64_t at_once, Body&& body) {
-  const RowTiles tiles{p.rows};
-  const int64_t together = tiles_together(tiles.count(), tile_bytes);
-  for (int64_t block = 0; block < tiles.count(); block += together) {
-    const int64_t end = smaller(block + together, tiles.count());
-    for (int64_t slab = p.begin; slab < p.end; slab += at_once) {
-      const int64_t slabs = smaller(at_once, p.end - slab);
-      for (int64_t t = block; t < end; ++t) body(slab, slabs, tiles.tile(t));
-    }
-  }
 }
 
 // Asks for the weights that come next, over the end of a slab, too: the next one lies behind it. One or two rows wait
@@ -61,19 +51,63 @@ inline void prefetch_weights(const uint8_t* line) {
   }
 }
 
-// How many of a tile's rows that are left the next pass of Tile takes: passes as even as possible.
-template <class Tile>
-inline int64_t rows_of_pass(int64_t left) {
-  if (left <= Tile::kMostRows) return left;
-  const int64_t passes = (left + Tile::kMostRows - 1) / Tile::kMostRows;
-  return (left + passes - 1) / passes;
+// Asks for the lines that a tile's results go to, and for those of the residual, before the tile is multiplied: each
+// row is another page, and the stores of 12 rows otherwise wait for memory one by one (512 x 2048 x 8192 in i4 on a Zen
+// 5: 61 % of the integer peak against 70).
+inline void prefetch_results(const MatmulArgs& p, int64_t slab, int64_t slabs, RowTile tile) {
+  if (p.row_max != nullptr) return;
+  for (int64_t r = tile.first; r < tile.first + tile.rows; ++r) {
+    for (int64_t s = slab; s < slab + slabs; ++s) {
+      const int64_t at = r * p.y_stride + s * kSlabRows;
+      __builtin_prefetch(p.y + at, 1, 2);
+      if (p.residual != nullptr) __builtin_prefetch(p.residual + at, 0, 2);
+    }
+  }
 }
 
-// Tile::run<rows, far>(args), rows of 1..Tile::kMostRows: as many as registers allow, and far only where it matters.
-// (Asked at run time, it costs 8 % of one row's bandwidth.)
-template <class Tile, class Args>
+// Where registers hold the sums of two slabs, these share the broadcasts of a tile.
+constexpr bool kTwoSlabs = kRowsAtOnce == kMaxTileRows;
+
+// Four bytes of a row: read as an operand of the one product that wants them, or broadcast once for two.
+template <int kSlabs>
+inline auto four_bytes(const int8_t* a) {
+  if constexpr (kSlabs == 1) {
+    return a;
+  } else {
+    return splat_four(reinterpret_cast<const uint8_t*>(a));
+  }
+}
+
+template <int kCount>
+struct Count {
+  static constexpr int value = kCount;
+};
+
+// How many rows registers take at most with one slab and with two.
+struct MostRows {
+  int64_t one = kRowsAtOnce, two = kRowsAtOnce;
+};
+
+// body(part, slab, Count<n>) for parts of the tile's rows, counted within it, and n slabs from `slab` on: both if they
+// are wanted together, else one after the other, each a stream of its own.
+template <class Body>
+inline void each_part(const SlabPair& slabs, RowTile tile, bool together, MostRows most, Body&& body) {
+  const auto all_parts = [&](int64_t at_most, auto&& use) {
+    const RowTiles parts{tile.rows, at_most};
+    for (int64_t i = 0; i < parts.count(); ++i) use(parts.tile(i));
+  };
+  if constexpr (kTwoSlabs) {
+    if (together && slabs.count == 2) return all_parts(most.two, [&](RowTile part) { body(part, 0, Count<2>{}); });
+  }
+  for (int64_t s = 0; s < slabs.count; ++s) {
+    all_parts(most.one, [&](RowTile part) { body(part, s, Count<1>{}); });
+  }
+}
+
+// Tile::run<rows, far>(args), rows of 1..kMost: more than four are instantiated only where registers allow, and far
+// only where it matters. (Asked at run time, it costs 8 % of one row's bandwidth.)
+template <class Tile, int kMost = kRowsAtOnce, class Args>
 inline void run_rows(int64_t rows, bool far, const Args& args) {
-  constexpr int kMost = Tile::kMostRows;
   static_assert(kMost >= 4 && kMost <= kMaxTileRows);
   using Run = void (*)(const Args&);
   constexpr auto at_most = [](int n) { return n < kMost ? n : kMost; };

@@ -95,16 +95,8 @@ inline constexpr int kRowsAtOnce = 12, kCodeRowsAtOnce = 12;
 // What dot_bytes() adds too much per unit of activation, in units of 128.
 inline constexpr bool kBytesBiased = true;
 
-// acc[lane] += sum over 4 of code[lane][i] * a[i].
-// Inline asm, because GCC 12 spills the accumulators around the intrinsic: 53 % of the integer peak against 99 %.
-inline void dot_codes(Ints& acc, Codes w, const int8_t* a) {
-  typedef int32_t __attribute__((may_alias)) FourBytes;
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const FourBytes*>(a)));
-}
-inline void dot_bytes(Ints& acc, Codes w, const int8_t* a) { dot_codes(acc, w, a); }
-
-// acc[lane] += sum over 4 of w[lane][i] * a[i], w signed and a in 0..127. Volatile, because GCC 12 else gathers all
-// broadcasts before the first product, and spills.
+// Four bytes of a row for products with several lines. Volatile, because GCC 12 else gathers all broadcasts before the
+// first product, and spills.
 using FourCodes = Ints;
 inline FourCodes splat_four(const uint8_t* a) {
   typedef int32_t __attribute__((may_alias)) Word;
@@ -112,14 +104,31 @@ inline FourCodes splat_four(const uint8_t* a) {
   asm volatile("vpbroadcastd %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const Word*>(a)));
   return four;
 }
-inline void dot_signed(Ints& acc, Codes w, FourCodes a) {
-  asm volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
+
+// acc[lane] += sum over 4 of code[lane][i] * a[i].
+// Inline asm, because GCC 12 spills the accumulators around the intrinsic: 53 % of the integer peak against 99 %.
+inline void dot_codes(Ints& acc, Codes w, const int8_t* a) {
+  typedef int32_t __attribute__((may_alias)) Word;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Word*>(a)));
 }
+inline void dot_codes(Ints& acc, Codes w, FourCodes a) {
+  asm volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(a));
+}
+template <class Four>
+inline void dot_bytes(Ints& acc, Codes w, Four a) {
+  dot_codes(acc, w, a);
+}
+
+// acc[lane] += sum over 4 of w[lane][i] * a[i], w signed and a in 0..127.
+inline void dot_signed(Ints& acc, Codes w, FourCodes a) { dot_codes(acc, a, w); }
 
 // A running sum over one unit of 4-bit codes; on sets without VNNI it is narrower than Ints.
 using NibbleSum = Ints;
 inline NibbleSum begin_nibbles(Ints acc) { return acc; }
-inline void dot_nibbles(NibbleSum& s, Codes w, const int8_t* a) { dot_codes(s, w, a); }
+template <class Four>
+inline void dot_nibbles(NibbleSum& s, Codes w, Four a) {
+  dot_codes(s, w, a);
+}
 inline Ints end_nibbles(Ints, NibbleSum s) { return s; }
 
 // acc[lane] += w[lane][1] * a[1], then += w[lane][0] * a[0], pairs of bf16. kNative: by an instruction of its own,
@@ -134,8 +143,8 @@ inline Floats high_of_pairs(Ints v) {
 }
 template <bool kNative>
 inline void dot_pairs(Floats& acc, Codes w, const int8_t* a) {
-  typedef int32_t __attribute__((may_alias)) FourBytes;
-  const auto* pair = reinterpret_cast<const FourBytes*>(a);
+  typedef int32_t __attribute__((may_alias)) Word;
+  const auto* pair = reinterpret_cast<const Word*>(a);
   if constexpr (kNative) {
     asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*pair));
   } else {
