@@ -102,6 +102,34 @@ TEST(matmul_gives_the_same_bits_everywhere_and_the_right_ones) {
   }
 }
 
+// Every code is the least or the largest that there is, in lines of one kind and mixed ones, and so is every
+// activation: what is summed in narrow integers comes nearest to their ends.
+TEST(matmul_is_exact_with_codes_at_both_ends) {
+  ThreadPool pool(1);
+  const int64_t n = 32, k = 256, rows = 13;
+  for (const WeightFormat& format : all_formats()) {
+    if (!format.quantized()) continue;
+    const auto weight = random_weight(n, k, format, pool);
+    uint8_t* const data = const_cast<uint8_t*>(weight->matrix().data);
+    std::vector<float> x(static_cast<size_t>(rows * k));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<int64_t>(i) / k % 3 == 2 && i % 2 == 1 ? -1.0f : 1.0f;
+    for (const int kind : {0, 1, 2}) {
+      for (int64_t slab = 0; slab < n_slabs(n); ++slab) {
+        for (int64_t g = 0; g < n_groups(format, k); ++g) {
+          uint8_t* const codes = data + slab * weight->matrix().slab_stride + codes_offset(format, g);
+          for (int i = 0; i < lines_per_group(format) * kLineBytes; ++i) {
+            codes[i] = kind == 0 || (kind == 2 && i % 3 == 0) ? 0 : 255;
+          }
+        }
+      }
+      const Operands operands{*weight, x, rows};
+      check_values(operands, on_every_isa(("extreme codes, " + format.name()).c_str(), [&](const Kernels& kernels) {
+                     return run_matmul(kernels, operands, false);
+                   }));
+    }
+  }
+}
+
 TEST(matmul_of_no_rows_does_nothing) {
   ThreadPool pool(1);
   for (const WeightFormat& format : all_formats()) {

@@ -109,7 +109,7 @@ struct FloatTile {
 }  // namespace
 
 void bf16_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
-  each_part(slabs, tile, slabs.warm, kRowsAtOnce, [&](RowTile part, int64_t s, auto together) {
+  each_part(slabs, tile, slabs.warm, {}, [&](RowTile part, int64_t s, auto together) {
     constexpr int kSlabs = decltype(together)::value;
     const PairArgs args{.slab = {slabs.data[s], slabs.data[s + kSlabs - 1]},
                         .data = p.x.place(tile, part.first, 0),
@@ -126,7 +126,7 @@ void bf16_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& s
 
 // One or two rows wait for memory, in one stream.
 void f32_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
-  each_part(slabs, tile, tile.rows > 2, kRowsAtOnce, [&](RowTile part, int64_t s, auto together) {
+  each_part(slabs, tile, tile.rows > 2, {}, [&](RowTile part, int64_t s, auto together) {
     constexpr int kSlabs = decltype(together)::value;
     const FloatArgs args{.slab = {reinterpret_cast<const float*>(slabs.data[s]),
                                   reinterpret_cast<const float*>(slabs.data[s + kSlabs - 1])},

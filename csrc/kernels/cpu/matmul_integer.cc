@@ -46,6 +46,12 @@ struct GroupSums {
   }
 };
 
+// Keeps GCC from holding what it has read of a line in registers that the sums of many rows need.
+inline const uint8_t* once_more(const uint8_t* line) {
+  asm("" : "+r"(line));
+  return line;
+}
+
 // += codes of one unit (32 cols) . activations.
 template <bool kFar, int kSlabs, int kRows>
 inline void add_unit_4bit(GroupSums<kSlabs, kRows>& acc, const TileArgs& t, const uint8_t* const (&line)[kSlabs],
@@ -69,6 +75,7 @@ inline void add_unit_4bit(GroupSums<kSlabs, kRows>& acc, const TileArgs& t, cons
       low[s] = low_nibbles(codes), high[s] = high_nibbles(codes);
     }
     for (int half = 0; half < 2; ++half, a += 4 * t.step) {
+      if (half == 1 && kRows > kRowsAtOnce) high[0] = high_nibbles(load_codes(once_more(line[0] + i * kLineBytes)));
       for (int r = 0; r < kRows; ++r) {
         const auto four = four_bytes<kSlabs>(a + 4 * r);
         for (int s = 0; s < kSlabs; ++s) {
@@ -141,16 +148,62 @@ struct CodeTile {
   }
 };
 
+template <int kBits, Offset kOffset, int kSlabs>
+struct Tile : CodeTile<kBits, kOffset, kSlabs> {
+  static constexpr int kMostRows = kSlabs == 2 ? kRowsAtOnce / 2 : kCodeRowsAtOnce;
+};
+
+#ifdef JIFFY_BYTES_BY_HALVES
+// Few rows wait for memory, and read one stream. More meet each group in two halves of the outputs, and all sums leave
+// the registers to be scaled.
+template <Offset kOffset>
+struct Tile<8, kOffset, 1> {
+  static constexpr int kMostRows = kMaxTileRows;
+
+  template <int kRows, bool kFar>
+  static void run(const TileArgs& t) {
+    if constexpr (kRows <= kRowsAtOnce) {
+      CodeTile<8, kOffset, 1>::template run<kRows, kFar>(t);
+    } else {
+      run_halves<kRows>(t);
+    }
+  }
+
+ private:
+  template <int kRows>
+  static void run_halves(const TileArgs& t) {
+    alignas(64) int32_t sums[kRows * kLanes];
+    const int lines = t.units_per_group * kUnit / 4;
+    const auto ahead = [](const uint8_t* at) { prefetch_weights<kRows, false>(at); };
+    const uint8_t* line = t.slab[0];
+    const uint8_t* pair = t.slab[0];
+    const int8_t* a = t.data;
+    for (int r = 0; r < kRows; ++r) store(t.acc[0] + r * kLanes, zeros());
+    for (int64_t g = 0; g < t.groups; ++g, a += lines * 4 * t.step) {
+      const Header header = read_header<kOffset>(t.f32_header, g, line, pair);
+      sum_bytes<kRows, 0>(header.codes, lines, a, t.step, sums, ahead);
+      sum_bytes<kRows, 1>(header.codes, lines, a, t.step, sums, ahead);
+      line = header.codes + lines * kLineBytes;
+      for (int r = 0; r < kRows; ++r) {
+        const Ints sum = bits(load(reinterpret_cast<const float*>(sums + r * kLanes)));
+        float* const acc = t.acc[0] + r * kLanes;
+        store(acc, add_group<kOffset>(load(acc), sum, header.scale, header.offset, t.x, g * t.step + r));
+      }
+    }
+  }
+};
+#endif
+
 template <int kBits, int kSlabs>
 void run_tile(Offset offset, int64_t rows, bool far, const TileArgs& t) {
-  constexpr int kMost = kRowsAtOnce / kSlabs;
+  constexpr int kMost = Tile<kBits, Offset::kNone, kSlabs>::kMostRows;
   switch (offset) {
     case Offset::kNone:
-      return run_rows<CodeTile<kBits, Offset::kNone, kSlabs>, kMost>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kNone, kSlabs>, kMost>(rows, far, t);
     case Offset::kMin:
-      return run_rows<CodeTile<kBits, Offset::kMin, kSlabs>, kMost>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kMin, kSlabs>, kMost>(rows, far, t);
     case Offset::kZero:
-      return run_rows<CodeTile<kBits, Offset::kZero, kSlabs>, kMost>(rows, far, t);
+      return run_rows<Tile<kBits, Offset::kZero, kSlabs>, kMost>(rows, far, t);
   }
 }
 
@@ -164,7 +217,8 @@ constexpr int64_t rows_for_two_slabs(const WeightFormat& f) { return f.group == 
 void integer_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
   const WeightFormat& f = p.weight.format;
   const int64_t groups = p.x.groups();
-  each_part(slabs, tile, slabs.warm, rows_for_two_slabs(f), [&](RowTile part, int64_t s, auto together) {
+  const int alone = f.bits == 4 ? Tile<4, Offset::kNone, 1>::kMostRows : Tile<8, Offset::kNone, 1>::kMostRows;
+  each_part(slabs, tile, slabs.warm, {alone, rows_for_two_slabs(f)}, [&](RowTile part, int64_t s, auto together) {
     constexpr int kSlabs = decltype(together)::value;
     const TileArgs args{.slab = {slabs.data[s], slabs.data[s + kSlabs - 1]},
                         .data = p.x.place(tile, part.first, 0),

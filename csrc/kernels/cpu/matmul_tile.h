@@ -83,19 +83,24 @@ struct Count {
   static constexpr int value = kCount;
 };
 
-// body(part, slab, Count<n>) for parts of the tile's rows, counted within it, and n slabs from `slab` on: both and at
-// most `most` rows if they are wanted together, else one after the other, each a stream of its own.
+// How many rows registers take at most with one slab and with two.
+struct MostRows {
+  int64_t one = kRowsAtOnce, two = kRowsAtOnce;
+};
+
+// body(part, slab, Count<n>) for parts of the tile's rows, counted within it, and n slabs from `slab` on: both if they
+// are wanted together, else one after the other, each a stream of its own.
 template <class Body>
-inline void each_part(const SlabPair& slabs, RowTile tile, bool together, int64_t most, Body&& body) {
+inline void each_part(const SlabPair& slabs, RowTile tile, bool together, MostRows most, Body&& body) {
   const auto all_parts = [&](int64_t at_most, auto&& use) {
     const RowTiles parts{tile.rows, at_most};
     for (int64_t i = 0; i < parts.count(); ++i) use(parts.tile(i));
   };
   if constexpr (kTwoSlabs) {
-    if (together && slabs.count == 2) return all_parts(most, [&](RowTile part) { body(part, 0, Count<2>{}); });
+    if (together && slabs.count == 2) return all_parts(most.two, [&](RowTile part) { body(part, 0, Count<2>{}); });
   }
   for (int64_t s = 0; s < slabs.count; ++s) {
-    all_parts(kRowsAtOnce, [&](RowTile part) { body(part, s, Count<1>{}); });
+    all_parts(most.one, [&](RowTile part) { body(part, s, Count<1>{}); });
   }
 }
 
@@ -103,7 +108,7 @@ inline void each_part(const SlabPair& slabs, RowTile tile, bool together, int64_
 // only where it matters. (Asked at run time, it costs 8 % of one row's bandwidth.)
 template <class Tile, int kMost = kRowsAtOnce, class Args>
 inline void run_rows(int64_t rows, bool far, const Args& args) {
-  static_assert(kMost == 4 || kMost == 6 || kMost == kMaxTileRows);
+  static_assert(kMost >= 4 && kMost <= kMaxTileRows);
   using Run = void (*)(const Args&);
   constexpr auto at_most = [](int n) { return n < kMost ? n : kMost; };
   static constexpr Run kFar[] = {Tile::template run<1, true>, Tile::template run<2, true>};

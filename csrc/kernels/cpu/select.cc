@@ -14,6 +14,11 @@ constexpr Kernels kScalar{.isa = "scalar", .native_pairs = false, JIFFY_KERNELS(
 #define JIFFY_TABLE_ISA avx2
 constexpr Kernels kAvx2{.isa = "avx2", .native_pairs = false, JIFFY_KERNELS(JIFFY_ENTRY)};
 #undef JIFFY_TABLE_ISA
+#ifdef JIFFY_AVX_VNNI
+#define JIFFY_TABLE_ISA avxvnni
+constexpr Kernels kAvxVnni{.isa = "avxvnni", .native_pairs = false, JIFFY_KERNELS(JIFFY_ENTRY)};
+#undef JIFFY_TABLE_ISA
+#endif
 #define JIFFY_TABLE_ISA avx512
 constexpr Kernels kAvx512{.isa = "avx512", .native_pairs = false, JIFFY_KERNELS(JIFFY_ENTRY)};
 #undef JIFFY_TABLE_ISA
@@ -41,6 +46,9 @@ std::vector<const Kernels*> supported() {
 #ifdef JIFFY_X86_64
   static const CpuInfo cpu = detect_cpu();
   if (cpu.avx2) tables.push_back(&kAvx2);
+#ifdef JIFFY_AVX_VNNI
+  if (cpu.avx_vnni) tables.push_back(&kAvxVnni);
+#endif
   if (cpu.avx512) tables.push_back(cpu.avx512_bf16 ? &kAvx512Bf16 : &kAvx512);
 #ifdef JIFFY_MATRIX_TILES
   if (cpu.amx) tables.push_back(&kAmx);
