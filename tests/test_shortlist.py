@@ -271,7 +271,7 @@ def test_logits_and_check_are_of_all_tokens(folder):
 
 @pytest.mark.parametrize("weights", ["f32", None])
 def test_translations_with_a_real_shortlist(django_pairs, weights):  # noqa: F811
-    """It was seen to cost 0.8 to 1.1 of BLEU, most of it for want of closing quotation marks."""
+    """It was seen to cost 0.8 to 1.1 of BLEU, much of it for want of closing quotation marks."""
     model = jiffy.load("marian-en-pt", weights=weights)
     assert model.info()["shortlist"] == "lex.50.50.enpt.s2t.bin"
     sources = [source for source, _ in django_pairs]
