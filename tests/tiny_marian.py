@@ -32,10 +32,14 @@ type: transformer
 """
 
 
-def write_marian(folder: Path, *, seed: int = 0, int8: bool = False, recurrent: bool = True) -> dict[str, np.ndarray]:
-    """Writes model.bin and vocab.spm; returns the weights as the file has them, matrices as [in, out]."""
+def write_marian(
+    folder: Path, *, seed: int = 0, int8: bool = False, recurrent: bool = True, never: list[int] | None = None
+) -> dict[str, np.ndarray]:
+    """Writes model.bin and vocab.spm; returns the weights as the file has them, matrices as [in, out]. never: tokens
+    that it doesn't say."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = _weights(np.random.default_rng(seed), recurrent)
+    weights["decoder_ff_logit_out_b"][0, never or []] = -1e30
     tensors = {}
     for name, value in weights.items():
         matrix = value.ndim == 2 and min(value.shape) > 1

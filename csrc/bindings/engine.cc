@@ -70,14 +70,23 @@ const char* reason_name(const TokenEvent& event) {
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::shared_ptr<ThreadPool> pool,
                                     const std::string& isa, int64_t context, int64_t max_batch, int64_t prefill_chunk,
-                                    const std::string& kv_dtype, bool prefix_cache, std::shared_ptr<Encoder> encoder) {
+                                    const std::string& kv_dtype, bool prefix_cache, std::shared_ptr<Encoder> encoder,
+                                    std::shared_ptr<Shortlist> shortlist) {
   const EngineOptions options{.context = context,
                               .max_batch = max_batch,
                               .prefill_chunk = prefill_chunk,
                               .kv_type = parse_kv_type(kv_dtype),
                               .prefix_cache = prefix_cache};
-  return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options,
-                                  std::move(encoder));
+  return std::make_shared<Engine>(std::move(program), std::move(pool), select_kernels(isa), options, std::move(encoder),
+                                  std::move(shortlist));
+}
+
+std::shared_ptr<Shortlist> make_shortlist(const py::bytes& data, const std::string& name, int64_t source_vocab,
+                                          int64_t target_vocab, bool shared, std::vector<int32_t> eos_ids) {
+  const std::string_view bytes = data;
+  ShortlistUse use{source_vocab, target_vocab, shared, std::move(eos_ids)};
+  return std::make_shared<Shortlist>(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), name,
+                                     std::move(use));
 }
 
 std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n, int64_t max_tokens, float temperature,
@@ -152,11 +161,19 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("operations", [](const InstructionProfile& p) { return p.work.operations; })
       .def_property_readonly("arithmetic", [](const InstructionProfile& p) { return p.work.arithmetic; });
 
+  py::class_<Shortlist, std::shared_ptr<Shortlist>>(m, "Shortlist", "Of what each text's translation is made.")
+      .def(py::init(&make_shortlist), py::arg("data"), py::arg("name"), py::kw_only(), py::arg("source_vocab"),
+           py::arg("target_vocab"), py::arg("shared"), py::arg("eos_ids"))
+      .def(
+          "candidates",
+          [](const Shortlist& shortlist, const std::vector<int32_t>& source) { return shortlist.candidates(source); },
+          py::arg("source"), "The tokens that may translate a text of these, ascending.");
+
   const py::call_guard<py::gil_scoped_release> without_gil;
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
            py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("kv_dtype") = "f32",
-           py::arg("prefix_cache") = true, py::arg("encoder") = nullptr)
+           py::arg("prefix_cache") = true, py::arg("encoder") = nullptr, py::arg("shortlist") = nullptr)
       .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("n") = 1, py::arg("max_tokens"),
            py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
            py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,

@@ -2,10 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+
+#include "quant/format.h"
 
 namespace jiffy {
 
 struct KvLayout;
+
+// Consecutive output rows of which only some logits are wanted: those of a matrix made of rows of the last matmul's.
+struct CandidateRun {
+  int64_t begin, end;   // output rows
+  PackedMatrix weight;  // [n_candidates, cols]
+  const float* bias;    // [n_candidates], nullptr beside a matmul without one
+};
 
 // Consecutive token rows of one sequence: a prefill chunk, or one decode token.
 struct SliceView {
@@ -27,7 +37,8 @@ struct BatchView {
   int64_t n_slices;
   const int32_t* output_rows;  // [n_outputs]
   int64_t n_outputs;
-  const KvLayout* source = nullptr;  // for a program with cross-attention
+  const KvLayout* source = nullptr;               // for a program with cross-attention
+  std::span<const CandidateRun> candidates = {};  // of all output rows, in order; none: all logits are wanted
 };
 
 }  // namespace jiffy

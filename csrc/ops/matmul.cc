@@ -1,4 +1,5 @@
 // matmul: y_i = finish(x w_i^T (+ bias_i)) (+ residual) for all weights that share x, as one piece of work
+//   to candidates: each run of rows by a weight and a bias of its own
 // gate_up: y = silu(x gate^T) * (x up^T)
 #include "ops/op.h"
 
@@ -43,6 +44,50 @@ int64_t slabs_at_a_time(int64_t slabs, int lanes) {
   return lanes == 1 ? slabs : piece < 2 ? 1 : piece / 2 * 2;
 }
 
+// Of the slabs [begin, end) of several matrices one behind the other, those of the one whose slabs begin at `first`.
+bool take_slabs(MatmulArgs& args, int64_t begin, int64_t end, int64_t first) {
+  const int64_t last = first + n_slabs(args.weight.rows);
+  args.begin = (begin > first ? begin : first) - first;
+  args.end = (end < last ? end : last) - first;
+  return args.begin < args.end;
+}
+
+// What args say of all rows, for those of a run alone. Quantised rows lie in tiles with others: they are copied, so few
+// at a time that no kernel needs the scratch memory for itself.
+void multiply_run(const MatmulArgs& args, const CandidateRun& run, const RowFormat& format, Worker& w) {
+  if (run.begin == 0 && run.end == args.rows) return w.kernels.matmul(args);
+  for (int64_t row = run.begin; row < run.end; row += kMaxTileRows) {
+    MatmulArgs some = args;
+    some.rows = run.end - row < kMaxTileRows ? run.end - row : kMaxTileRows;
+    if (args.y != nullptr) some.y += row * args.y_stride;
+    if (args.row_max != nullptr) some.row_max += row;
+    if (format.quantized()) {
+      const bool wide = w.kernels.wants_wide_runs(format, some.rows);
+      some.x = activation_view(w.scratch, some.rows, args.weight.cols, format, wide);
+      copy_rows(args.x, row, some.x);
+    } else {
+      some.x_f32 += row * args.weight.cols;
+    }
+    w.kernels.matmul(some);
+  }
+}
+
+void run_candidates(const Call& c, Worker& w) {
+  const Operand& y = c.output(0);
+  int64_t slabs = 0;
+  for (const CandidateRun& run : y.candidates) slabs += n_slabs(run.weight.rows);
+  w.share(slabs, slabs_at_a_time(slabs, w.lane.count()), [&](int64_t begin, int64_t end) {
+    int64_t first = 0;
+    for (const CandidateRun& run : y.candidates) {
+      MatmulArgs args = prepare(c, w, run.weight, y);
+      args.bias = run.bias;
+      args.finish = c.at.attributes.finish;
+      if (take_slabs(args, begin, end, first)) multiply_run(args, run, c.input(0).type.format, w);
+      first += n_slabs(run.weight.rows);
+    }
+  });
+}
+
 }  // namespace
 
 void check_matmul(const Check& c) {
@@ -64,21 +109,19 @@ void check_matmul(const Check& c) {
 }
 
 void run_matmul(const Call& c, Worker& w) {
+  if (!c.output(0).candidates.empty()) return run_candidates(c, w);
   const size_t n = c.at.outputs.size();
   int64_t slabs = 0;
   for (size_t i = 0; i < n; ++i) slabs += n_slabs(c.output(i).type.width);
   w.share(slabs, slabs_at_a_time(slabs, w.lane.count()), [&](int64_t begin, int64_t end) {
     int64_t first = 0;  // of weight i among all slabs
     for (size_t i = 0; i < n; ++i) {
-      const int64_t here = n_slabs(c.output(i).type.width);
       MatmulArgs args = prepare(c, w, c.parameter(2 * i).matrix, c.output(i));
       if (c.has_parameter(2 * i + 1)) args.bias = c.parameter(2 * i + 1).floats;
       args.finish = c.at.attributes.finish;
       if (c.at.inputs.size() == 2) args.residual = c.input(1).floats();
-      args.begin = begin > first ? begin - first : 0;
-      args.end = end < first + here ? end - first : here;
-      if (args.begin < args.end) w.kernels.matmul(args);
-      first += here;
+      if (take_slabs(args, begin, end, first)) w.kernels.matmul(args);
+      first += n_slabs(args.weight.rows);
     }
   });
 }

@@ -34,6 +34,11 @@ std::string shape(int64_t rows, int64_t cols) { return "[" + std::to_string(rows
 
 std::string describe(const Value& value) { return value.format.name() + " rows of " + std::to_string(value.width); }
 
+// What a matmul copies of a run of candidates at a time.
+constexpr int64_t copied_rows_floats(int64_t cols, const RowFormat& format) {
+  return kMaxTileRows * activation_row_bytes(cols, format) / static_cast<int64_t>(sizeof(float));
+}
+
 }  // namespace
 
 const Op& op(OpKind kind) { return kOps[static_cast<size_t>(kind)]; }
@@ -48,7 +53,10 @@ std::optional<OpKind> op_named(std::string_view name) {
 int64_t scratch_floats(const std::vector<Parameter>& parameters, int64_t head_dim, const Kernels& kernels) {
   int64_t floats = attention_scratch_floats(head_dim);
   for (const Parameter& p : parameters) {
-    if (p.matrix.data == nullptr || !kernels.wants_wide_runs(activation_format(p.matrix.format), INT32_MAX)) continue;
+    if (p.matrix.data == nullptr) continue;
+    const RowFormat rows = activation_format(p.matrix.format);
+    if (rows.quantized()) floats = std::max(floats, copied_rows_floats(p.matrix.cols, rows));
+    if (!kernels.wants_wide_runs(rows, INT32_MAX)) continue;
     floats = std::max(floats, matmul_scratch_floats(padded_cols(p.matrix.format, p.matrix.cols)));
   }
   return (floats + 15) / 16 * 16;

@@ -120,8 +120,9 @@ struct Operand {
   void* data = nullptr;
   Value type;
   int64_t rows = 0;
-  RowMax* row_max = nullptr;  // [lanes, rows]
-  bool wide_runs = false;     // of quantised ones, as Kernels::wants_wide_runs says
+  RowMax* row_max = nullptr;                      // [lanes, rows]
+  bool wide_runs = false;                         // of quantised ones, as Kernels::wants_wide_runs says
+  std::span<const CandidateRun> candidates = {};  // of a matmul's output: each row has its own only, from its beginning
 
   float* floats() const { return static_cast<float*>(data); }  // [rows, type.width]
   ActivationView quantized() const { return activation_view(data, rows, type.width, type.format, wide_runs); }

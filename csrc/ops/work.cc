@@ -36,6 +36,16 @@ Work parameter_work(const Call& c) {
   return sum;
 }
 
+Work candidates_work(const Call& c) {
+  Work sum;
+  for (const CandidateRun& run : c.output(0).candidates) {
+    sum.bytes += matrix_bytes(run.weight);
+    sum.operations += 2 * (run.end - run.begin) * run.weight.rows * run.weight.cols;
+    sum.arithmetic = arithmetic(activation_format(run.weight.format));
+  }
+  return sum;
+}
+
 Work attention_work(const Call& c) {
   const Attributes& a = c.at.attributes;
   const KvLayout& kv = a.cross ? *c.batch.source : c.kv;
@@ -61,6 +71,7 @@ Work attention_work(const Call& c) {
 }  // namespace
 
 Work work(const Call& call) {
+  if (!call.at.outputs.empty() && !call.output(0).candidates.empty()) return candidates_work(call);
   Work sum = call.at.op == OpKind::kAttention ? attention_work(call) : parameter_work(call);
   if (call.at.op == OpKind::kKvWrite || call.at.op == OpKind::kRopeKvWrite) {
     sum.bytes += call.batch.n_tokens * call.at.attributes.n_kv_heads * kv_position_bytes(call.kv);

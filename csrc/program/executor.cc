@@ -17,14 +17,17 @@ int64_t largest_head(const Program& program) {
   return std::max(program.kv_shape().head_dim, program.source_shape().head_dim);
 }
 
-bool ends_in_matmul(const Program& program) {
+// The matmul that a program ends in; nullptr if it ends in something else.
+const Instruction* last_matmul(const Program& program) {
   const auto has_result = [&](const std::vector<int>& values) {
     return std::find(values.begin(), values.end(), program.result()) != values.end();
   };
-  const std::vector<Instruction>& all = program.instructions();
-  return std::all_of(all.begin(), all.end(), [&](const Instruction& at) {
-    return !has_result(at.inputs) && (at.op == OpKind::kMatmul || !has_result(at.outputs));
-  });
+  const Instruction* last = nullptr;
+  for (const Instruction& at : program.instructions()) {
+    if (has_result(at.inputs)) return nullptr;
+    if (has_result(at.outputs)) last = &at;
+  }
+  return last->op == OpKind::kMatmul ? last : nullptr;
 }
 
 // Lanes take slabs in ascending order, but each any of them: equal ones go by number.
@@ -46,7 +49,7 @@ Executor::Executor(std::shared_ptr<const Program> program, ThreadPool& pool, con
       pool_(pool),
       kernels_(kernels),
       plan_(plan_buffers(*program_)),
-      finds_likeliest_(ends_in_matmul(*program_)),
+      head_(last_matmul(*program_)),
       own_(program_->values().size(), false),
       operands_(static_cast<size_t>(pool.size()), std::vector<Operand>(program_->values().size())),
       offsets_(plan_.slots.size()),
@@ -87,8 +90,9 @@ void Executor::bind(const Step& step, int lane) {
                                 : (own_[v] ? own : shared) + offsets_[static_cast<size_t>(slot)];
     operands[v] = {.data = data, .type = type, .rows = rows, .wide_runs = kernels_.wants_wide_runs(type.format, rows)};
   }
-  if (step.wanted.likeliest == nullptr) return;
-  operands[static_cast<size_t>(program_->result())].row_max = row_max_.data();
+  Operand& result = operands[static_cast<size_t>(program_->result())];
+  result.candidates = step.batch.candidates;
+  if (step.wanted.likeliest != nullptr) result.row_max = row_max_.data();
 }
 
 bool Executor::run(const BatchView& batch, const KvLayout& kv, Wanted wanted, const Interrupted& interrupted,

@@ -28,9 +28,10 @@ using Observer = std::function<void(const Observation&)>;
 
 // What a step is run for.
 struct Wanted {
-  float* logits = nullptr;       // [n_outputs, program.result_width()]
+  float* logits = nullptr;       // [n_outputs, program.result_width()]; a row of candidates has theirs in front
   int32_t* likeliest = nullptr;  // instead of logits, if Executor::finds_likeliest(): [n_outputs], the lowest number of
-                                 // a row's largest logit, or -1 if one of them is NaN or infinite
+                                 // a row's largest logit (among its candidates), or -1 if one of them is NaN or
+                                 // infinite
 
   Wanted(float* logits) : logits(logits) {}
   static Wanted only_likeliest(int32_t* numbers) {
@@ -49,7 +50,13 @@ class Executor {
   KvLayout kv_shape() const { return program_->kv_shape(); }
 
   // Whether the program ends in a matmul, which can tell the likeliest without storing logits.
-  bool finds_likeliest() const { return finds_likeliest_; }
+  bool finds_likeliest() const { return head_ != nullptr; }
+
+  // The matmul that makes the result of x and a weight alone, to which a batch may name candidates; nullptr if there is
+  // none.
+  const Instruction* head() const {
+    return head_ != nullptr && head_->outputs.size() == 1 && head_->inputs.size() == 1 ? head_ : nullptr;
+  }
 
   // False if `interrupted` ended the step: the KV of its positions is then
   // undefined, everything else as before. Throws kOutOfMemory (before anything is computed) and kFork.
@@ -75,7 +82,7 @@ class Executor {
   ThreadPool& pool_;
   const Kernels& kernels_;
   const Plan plan_;
-  const bool finds_likeliest_;
+  const Instruction* const head_;               // the matmul that makes the result, which nothing reads
   std::vector<bool> own_;                       // [values]: made by an instruction that is replicated in small steps
   std::vector<std::vector<Operand>> operands_;  // [lanes][values], of the current step
   std::vector<RowMax> row_max_;                 // [lanes, n_outputs], where the likeliest are wanted

@@ -81,6 +81,9 @@ struct ActivationView {
   int64_t row_bytes() const { return padded() * bits / 8; }  // of data
 };
 
+// Copies the rows from `first` on of `from` to all rows of `to`, whatever tiles they lie in.
+void copy_rows(const ActivationView& from, int64_t first, const ActivationView& to);
+
 // Bytes of one row in all arrays together; a view of `rows` rows takes rows * this.
 constexpr int64_t activation_row_bytes(int64_t cols, const RowFormat& format) {
   const int64_t groups = (cols + format.group - 1) / format.group;

@@ -11,6 +11,7 @@ Batch::Batch(const std::vector<Slice>& slices, bool all_rows, const KvLayout* so
       positions_.push_back(static_cast<int32_t>(s.n_computed + i));
       if (all_rows || (slice.output && i == slice.count - 1)) output_rows_.push_back(static_cast<int32_t>(first + i));
     }
+    if (!all_rows && slice.output) add_candidates(s.source.get());
     SliceView view{first, first + slice.count, s.n_computed, s.block_table.data()};
     if (s.source != nullptr) {
       view.source_table = s.source->block_table();
@@ -29,7 +30,19 @@ BatchView Batch::view() const {
           static_cast<int64_t>(slices_.size()),
           output_rows_.data(),
           n_outputs(),
-          source_};
+          source_,
+          candidates_};
+}
+
+// Of the last output row, with the rows before it if they have the same.
+void Batch::add_candidates(const SourceText* source) {
+  if (source == nullptr || source->candidates == nullptr) return;
+  const Candidates& c = *source->candidates;
+  if (!candidates_.empty() && candidates_.back().weight.data == c.weight.data) {
+    candidates_.back().end = n_outputs();
+  } else {
+    candidates_.push_back({n_outputs() - 1, n_outputs(), c.weight, c.bias.empty() ? nullptr : c.bias.data()});
+  }
 }
 
 }  // namespace jiffy

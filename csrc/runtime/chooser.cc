@@ -39,39 +39,40 @@ TokenEvent token_event(const Sequence& s, std::optional<int32_t> token, int64_t 
   return event;
 }
 
-std::optional<int32_t> Chooser::token(const Sequence& s, float* logits, int64_t vocab_size, int64_t context) {
+std::optional<int32_t> Chooser::token(const Sequence& s, const LogitRow& logits, int64_t context) {
   if (const auto forced = forced_token(s, most_generated(s, context))) return forced;
-  penalties_.apply(logits, vocab_size, s.params, s.tokens, s.n_prompt);
-  bans_.apply(logits, vocab_size, s);
-  const std::optional<int32_t> token = sampler_.sample(logits, vocab_size, s.params, s.n_generated());
-  none_allowed_ = token && Bans::is_banned(logits[*token]);
+  penalties_.apply(logits, s.params, s.tokens, s.n_prompt);
+  bans_.apply(logits, s);
+  const std::optional<int32_t> place = sampler_.sample(logits.values, logits.count, s.params, s.n_generated());
+  none_allowed_ = place && Bans::is_banned(logits.values[*place]);
   bans_.restore(logits);
   penalties_.restore(logits);
-  return token;
+  return place ? std::optional(logits.id(*place)) : std::nullopt;
 }
 
-TokenEvent Chooser::choose(const Sequence& s, float* logits, int64_t vocab_size, int64_t context) {
+TokenEvent Chooser::choose(const Sequence& s, const LogitRow& logits, int64_t context) {
   none_allowed_ = false;
-  const std::optional<int32_t> chosen = token(s, logits, vocab_size, context);
+  const std::optional<int32_t> chosen = token(s, logits, context);
   if (none_allowed_) return failure(s.id, none_allowed());
   TokenEvent event = token_event(s, chosen, context);
   if (chosen && s.params.logprobs >= 0) {
-    log_softmax_.read(logits, vocab_size);
-    event.logprob = log_softmax_.of(*chosen);
+    log_softmax_.read(logits.values, logits.count);
+    event.logprob = log_softmax_.of(logits.place(*chosen));
     event.top_logprobs = log_softmax_.top(s.params.logprobs);
+    for (auto& [id, logprob] : event.top_logprobs) id = logits.id(id);  // was a place
   }
   return event;
 }
 
-std::vector<Candidate> Chooser::candidates(const Sequence& beam, float* logits, int64_t vocab_size, int64_t context) {
+std::vector<Candidate> Chooser::candidates(const Sequence& beam, const LogitRow& logits, int64_t context) {
   if (const auto forced = forced_token(beam, most_generated(beam, context))) return {{*forced, beam.score}};
-  log_softmax_.read(logits, vocab_size);
+  log_softmax_.read(logits.values, logits.count);
   if (std::isnan(log_softmax_.of(0))) return {};
-  bans_.apply(logits, vocab_size, beam);
+  bans_.apply(logits, beam);
   std::vector<Candidate> found;
   const int64_t wanted = BeamSearch::n_candidates(beam);
-  for (const auto& [id, logprob] : log_softmax_.top(wanted + bans_.n_banned())) {
-    if (!Bans::is_banned(logits[id])) found.push_back({id, beam.score + logprob});
+  for (const auto& [place, logprob] : log_softmax_.top(wanted + bans_.n_banned())) {
+    if (!Bans::is_banned(logits.values[place])) found.push_back({logits.id(place), beam.score + logprob});
   }
   if (std::cmp_greater(found.size(), wanted)) found.resize(static_cast<size_t>(wanted));
   bans_.restore(logits);

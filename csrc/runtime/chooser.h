@@ -42,14 +42,14 @@ class Chooser {
  public:
   explicit Chooser(const Kernels& kernels) : sampler_(kernels), log_softmax_(kernels) {}
 
-  // The token behind a sequence whose tokens are all computed. The logits [vocab_size] are as before afterwards.
-  TokenEvent choose(const Sequence& sequence, float* logits, int64_t vocab_size, int64_t context);
+  // The token behind a sequence whose tokens are all computed. The logits are as before afterwards.
+  TokenEvent choose(const Sequence& sequence, const LogitRow& logits, int64_t context);
 
   // How a beam whose tokens are all computed could go on, best first; none where logits are no finite numbers.
-  std::vector<Candidate> candidates(const Sequence& beam, float* logits, int64_t vocab_size, int64_t context);
+  std::vector<Candidate> candidates(const Sequence& beam, const LogitRow& logits, int64_t context);
 
  private:
-  std::optional<int32_t> token(const Sequence& sequence, float* logits, int64_t vocab_size, int64_t context);
+  std::optional<int32_t> token(const Sequence& sequence, const LogitRow& logits, int64_t context);
 
   Sampler sampler_;
   Penalties penalties_;

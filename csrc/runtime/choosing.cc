@@ -18,6 +18,14 @@ const std::vector<Candidate>* candidates_of(const Sequence& beam, const Rows& ro
   return row == rows.end() ? nullptr : &outcomes[static_cast<size_t>(row - rows.begin())].candidates;
 }
 
+const Candidates* candidates(const Sequence& s) { return s.source != nullptr ? s.source->candidates.get() : nullptr; }
+
+LogitRow logit_row(const Sequence& s, float* values, int64_t vocab_size) {
+  const Candidates* const some = candidates(s);
+  if (some == nullptr) return {values, vocab_size};
+  return {values, static_cast<int64_t>(some->ids.size()), some->ids.data()};
+}
+
 TokenEvent end_of_search(int64_t request, const BeamStep& step, const BeamParams& params) {
   if (step.hypotheses.empty()) return failure(request, none_allowed());
   TokenEvent event;
@@ -55,15 +63,15 @@ std::vector<Outcome> Choosing::choose(const Rows& rows, float* logits, int64_t v
   pool_.run([&](Lane& lane) {
     Chooser& chooser = choosers_[static_cast<size_t>(lane.id())];
     const auto choose_row = [&](size_t r) {
-      float* row = logits + static_cast<int64_t>(r) * vocab_size;
       const Sequence& s = *rows[r];
+      const LogitRow row = logit_row(s, logits + static_cast<int64_t>(r) * vocab_size, vocab_size);
       if (s.search != nullptr) {
-        outcomes[r].candidates = chooser.candidates(s, row, vocab_size, context);
+        outcomes[r].candidates = chooser.candidates(s, row, context);
         return;
       }
-      outcomes[r].events.push_back(chooser.choose(s, row, vocab_size, context));
+      outcomes[r].events.push_back(chooser.choose(s, row, context));
       for (const auto& [id, child] : s.children) {
-        outcomes[r].events.push_back(chooser.choose(*child, row, vocab_size, context));
+        outcomes[r].events.push_back(chooser.choose(*child, row, context));
       }
     };
     try {
@@ -78,10 +86,11 @@ std::vector<Outcome> Choosing::choose(const Rows& rows, float* logits, int64_t v
   return outcomes;
 }
 
-std::vector<Outcome> likeliest(const Rows& rows, const std::vector<int32_t>& tokens, int64_t context) {
+std::vector<Outcome> likeliest(const Rows& rows, const std::vector<int32_t>& places, int64_t context) {
   std::vector<Outcome> outcomes(rows.size());
   for (size_t r = 0; r < rows.size(); ++r) {
-    const auto token = tokens[r] < 0 ? std::nullopt : std::optional(tokens[r]);
+    std::optional<int32_t> token;
+    if (places[r] >= 0) token = logit_row(*rows[r], nullptr, 0).id(places[r]);
     outcomes[r].events.push_back(token_event(*rows[r], token, context));
     for (const auto& [id, child] : rows[r]->children) {
       outcomes[r].events.push_back(token_event(*child, token, context));

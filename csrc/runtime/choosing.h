@@ -27,8 +27,8 @@ class Choosing {
  public:
   Choosing(ThreadPool& pool, const Kernels& kernels);
 
-  // rows: the sequences whose logits are the rows of `logits` [rows, vocab_size]. Lanes take a row at a time; what one
-  // of them throws is thrown when all are done.
+  // rows: the sequences whose logits are the rows of `logits` [rows, vocab_size], of their candidates in front where
+  // their source texts have some. Lanes take a row at a time; what one of them throws is thrown when all are done.
   std::vector<Outcome> choose(const std::vector<const Sequence*>& rows, float* logits, int64_t vocab_size,
                               int64_t context);
 
@@ -37,9 +37,9 @@ class Choosing {
   std::vector<Chooser> choosers_;  // one a lane
 };
 
-// The same where the largest logits are known, and all that matters. tokens [rows]: -1 for logits that are no finite
-// numbers.
-std::vector<Outcome> likeliest(const std::vector<const Sequence*>& rows, const std::vector<int32_t>& tokens,
+// The same where the largest logits are known, and all that matters. places [rows]: theirs in their rows, -1 for logits
+// that are no finite numbers.
+std::vector<Outcome> likeliest(const std::vector<const Sequence*>& rows, const std::vector<int32_t>& places,
                                int64_t context);
 
 std::vector<Turn> turns(const std::vector<const Sequence*>& rows, const std::vector<Outcome>& outcomes);

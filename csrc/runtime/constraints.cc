@@ -41,13 +41,14 @@ std::optional<int32_t> forced_token(const Sequence& s, int64_t limit) {
 
 bool Bans::is_banned(float logit) { return logit == kBanned; }
 
-void Bans::ban(float* logits, int64_t vocab_size, int32_t id) {
-  if (id < 0 || id >= vocab_size || is_banned(logits[id])) return;
-  touched_.push_back({id, logits[id]});
-  logits[id] = kBanned;
+void Bans::ban(const LogitRow& logits, int32_t id) {
+  const int64_t place = logits.place(id);
+  if (place < 0 || is_banned(logits.values[place])) return;
+  touched_.push_back({place, logits.values[place]});
+  logits.values[place] = kBanned;
 }
 
-void Bans::apply(float* logits, int64_t vocab_size, const Sequence& s) {
+void Bans::apply(const LogitRow& logits, const Sequence& s) {
   touched_.clear();
   const Constraints& c = s.params.constraints;
   const std::vector<int32_t>& tokens = s.tokens;
@@ -55,18 +56,18 @@ void Bans::apply(float* logits, int64_t vocab_size, const Sequence& s) {
   if (n > 0 && tokens.size() >= n) {
     const int32_t* last = tokens.data() + tokens.size() - (n - 1);
     for (size_t i = 0; i + n <= tokens.size(); ++i) {
-      if (std::equal(last, last + n - 1, tokens.data() + i)) ban(logits, vocab_size, tokens[i + n - 1]);
+      if (std::equal(last, last + n - 1, tokens.data() + i)) ban(logits, tokens[i + n - 1]);
     }
   }
   for (const std::vector<int32_t>& run : c.bad_words) {
-    if (ends_in(tokens, run.data(), run.size() - 1)) ban(logits, vocab_size, run.back());
+    if (ends_in(tokens, run.data(), run.size() - 1)) ban(logits, run.back());
   }
   if (s.n_generated() >= c.min_tokens) return;
-  for (const int32_t id : s.params.stop_ids) ban(logits, vocab_size, id);
+  for (const int32_t id : s.params.stop_ids) ban(logits, id);
 }
 
-void Bans::restore(float* logits) const {
-  for (const Touched& t : touched_) logits[t.id] = t.logit;
+void Bans::restore(const LogitRow& logits) const {
+  for (const Touched& t : touched_) logits.values[t.place] = t.logit;
 }
 
 }  // namespace jiffy

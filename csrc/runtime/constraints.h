@@ -5,6 +5,8 @@
 #include <optional>
 #include <vector>
 
+#include "runtime/logit_row.h"
+
 namespace jiffy {
 
 struct Sequence;
@@ -30,19 +32,19 @@ class Bans {
  public:
   static bool is_banned(float logit);
 
-  void apply(float* logits, int64_t vocab_size, const Sequence& sequence);
+  void apply(const LogitRow& logits, const Sequence& sequence);
 
   // Puts the logits back that the last apply() has changed.
-  void restore(float* logits) const;
+  void restore(const LogitRow& logits) const;
 
   int64_t n_banned() const { return static_cast<int64_t>(touched_.size()); }  // by the last apply()
 
  private:
   struct Touched {
-    int32_t id;
+    int64_t place;
     float logit;  // as it was
   };
-  void ban(float* logits, int64_t vocab_size, int32_t id);
+  void ban(const LogitRow& logits, int32_t id);
 
   std::vector<Touched> touched_;
 };

@@ -48,7 +48,8 @@ KvLayout kv_layout(const Program& program, KvType type) {
 }  // namespace
 
 Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
-               const EngineOptions& options, std::shared_ptr<Encoder> encoder)
+               const EngineOptions& options, std::shared_ptr<Encoder> encoder,
+               std::shared_ptr<const Shortlist> shortlist)
     : process_(getpid()),
       program_(std::move(program)),
       pool_(std::move(pool)),
@@ -64,6 +65,10 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
   KvLayout source = program_->source_shape();
   if ((encoder != nullptr) != (source.n_layers > 0)) {
     fail(ErrorKind::kFormat, "program", "cross-attention beside an encoder", encoder ? "none" : "no encoder");
+  }
+  if (shortlist != nullptr) {
+    if (encoder == nullptr) fail(ErrorKind::kParameter, "shortlist", "an encoder beside it", "none");
+    candidate_maker_.emplace(std::move(shortlist), executor_.head(), program_->parameters(), *pool_);
   }
   if (encoder == nullptr) return;
   source.type = options_.kv_type;
@@ -206,6 +211,7 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   const std::vector<Slice> slices = scheduler_.schedule();
   if (slices.empty()) return {};
   read_sources(slices, interrupted, observer);
+  make_candidates(slices);
   const Batch batch(slices, false, reader_ ? &reader_->layout() : nullptr);
   std::vector<const Sequence*> rows;  // children's parameters are their parent's, but for the seed
   for (const Slice& slice : slices) {
@@ -230,6 +236,23 @@ void Engine::read_sources(const std::vector<Slice>& slices, const Interrupted& i
     if (text != nullptr && !text->encoded && !seen) texts.push_back(text);
   }
   if (!texts.empty()) reader_->read(texts, interrupted, observer);
+}
+
+void Engine::make_candidates(const std::vector<Slice>& slices) {
+  if (!candidate_maker_) return;
+  std::vector<SourceText*> texts;
+  std::vector<std::vector<int32_t>> forced;
+  for (const Slice& slice : slices) {
+    SourceText* const text = slice.sequence->source.get();
+    if (text->candidates != nullptr || std::find(texts.begin(), texts.end(), text) != texts.end()) continue;
+    texts.push_back(text);
+    forced.emplace_back();
+    const Constraints& c = slice.sequence->params.constraints;
+    for (const int32_t id : {c.forced_first, c.forced_last}) {
+      if (id >= 0) forced.back().push_back(id);
+    }
+  }
+  if (!texts.empty()) candidate_maker_->make(texts, forced);
 }
 
 std::vector<Outcome> Engine::compute(const Batch& batch, const std::vector<const Sequence*>& rows,

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "program/executor.h"
 #include "runtime/batch.h"
+#include "runtime/candidates.h"
 #include "runtime/choosing.h"
 #include "runtime/interruption.h"
 #include "runtime/kv_cache.h"
@@ -30,10 +31,12 @@ struct EngineOptions {
 // has changed no token of any sequence: the next one does its work again.
 class Engine {
  public:
-  // encoder: what reads the source texts of a program with cross-attention, nullptr for one without. Throws kParameter,
-  // kOutOfMemory, and kFormat for a program with more logits than embeddings, or that doesn't fit the encoder.
+  // encoder: what reads the source texts of a program with cross-attention, nullptr for one without. shortlist: of what
+  // a text's tokens are chosen from; nullptr: from all. Throws kParameter, kOutOfMemory, and kFormat for a program with
+  // more logits than embeddings, or that doesn't fit the encoder or the shortlist.
   Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPool> pool, const Kernels& kernels,
-         const EngineOptions& options, std::shared_ptr<Encoder> encoder = nullptr);
+         const EngineOptions& options, std::shared_ptr<Encoder> encoder = nullptr,
+         std::shared_ptr<const Shortlist> shortlist = nullptr);
 
   // `n` completions of one prompt, each a request of its own; number i has completion_seed(params.seed, i). Returns the
   // number of the first, which the others follow. Throws kParameter for a bad prompt or parameter, kContextOverflow for
@@ -49,7 +52,8 @@ class Engine {
   // Ends a request, or does nothing if it has ended.
   void cancel(int64_t request);
 
-  // out [n_tokens, vocab_size]: the logits behind every token. Throws as add() and step() do.
+  // out [n_tokens, vocab_size]: the logits behind every token, whatever a shortlist says. Throws as add() and step()
+  // do.
   void logits(std::vector<int32_t> tokens, float* out, const Interrupted& interrupted, const Observer& observer = {},
               std::vector<int32_t> source = {});
 
@@ -78,6 +82,7 @@ class Engine {
   std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params,
                                           std::shared_ptr<SourceText> source);
   void reserve_logits(int64_t n_outputs);
+  void make_candidates(const std::vector<Slice>& slices);
   void read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted, const Observer& observer);
   std::vector<Outcome> compute(const Batch& batch, const std::vector<const Sequence*>& rows,
                                const Interrupted& interrupted, const Observer& observer);
@@ -94,11 +99,12 @@ class Engine {
   Executor executor_;
   KVCache cache_;
   std::optional<Reader> reader_;
+  std::optional<CandidateMaker> candidate_maker_;
   Scheduler scheduler_;
   Choosing choosing_;
   LogSoftmax log_softmax_;
   Buffer logits_;                   // [outputs of the largest step that needed them so far, vocab_size]
-  std::vector<int32_t> likeliest_;  // [outputs] of a step that needs no logits
+  std::vector<int32_t> likeliest_;  // [outputs] of a step that needs no logits: places in their rows
   int64_t next_id_ = 0;
   mutable std::mutex mutex_;
 };

@@ -19,32 +19,32 @@ float penalised(float logit, int32_t count, const SamplingParams& p) {
 
 }  // namespace
 
-void Penalties::apply(float* logits, int64_t vocab_size, const SamplingParams& params,
-                      const std::vector<int32_t>& tokens, int64_t n_prompt) {
+void Penalties::apply(const LogitRow& logits, const SamplingParams& params, const std::vector<int32_t>& tokens,
+                      int64_t n_prompt) {
   touched_.clear();
   if (!params.penalises()) return;
   const bool of_prompt = params.repetition_penalty != 1.0f;
-  counts_.resize(static_cast<size_t>(vocab_size), kUnseen);
+  counts_.resize(std::max(counts_.size(), static_cast<size_t>(logits.count)), kUnseen);
   touched_.reserve(tokens.size());  // so that nothing throws while counts_ is in use
   const size_t prompt = static_cast<size_t>(n_prompt);
   for (size_t i = of_prompt ? 0 : prompt; i < tokens.size(); ++i) {
-    const int32_t id = tokens[i];
-    if (id >= vocab_size) continue;  // a token of the prompt that has an embedding, but no logit
-    int32_t& count = counts_[static_cast<size_t>(id)];
+    const int64_t place = logits.place(tokens[i]);
+    if (place < 0) continue;  // a token of the prompt that has an embedding, but no logit
+    int32_t& count = counts_[static_cast<size_t>(place)];
     if (count == kUnseen) {
-      touched_.push_back({id, logits[id]});
+      touched_.push_back({place, logits.values[place]});
       count = 0;
     }
     count += i >= prompt;
   }
   for (const Touched& t : touched_) {
-    logits[t.id] = penalised(t.logit, counts_[static_cast<size_t>(t.id)], params);
-    counts_[static_cast<size_t>(t.id)] = kUnseen;
+    logits.values[t.place] = penalised(t.logit, counts_[static_cast<size_t>(t.place)], params);
+    counts_[static_cast<size_t>(t.place)] = kUnseen;
   }
 }
 
-void Penalties::restore(float* logits) const {
-  for (const Touched& t : touched_) logits[t.id] = t.logit;
+void Penalties::restore(const LogitRow& logits) const {
+  for (const Touched& t : touched_) logits.values[t.place] = t.logit;
 }
 
 }  // namespace jiffy

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/logit_row.h"
 #include "runtime/sampling.h"
 
 namespace jiffy {
@@ -14,20 +15,20 @@ namespace jiffy {
 // Only these logits are touched; one that would be no float any more becomes the largest or smallest.
 class Penalties {
  public:
-  // logits [vocab_size]; tokens: the sequence's, of which the first n_prompt were given.
-  void apply(float* logits, int64_t vocab_size, const SamplingParams& params, const std::vector<int32_t>& tokens,
+  // tokens: the sequence's, of which the first n_prompt were given.
+  void apply(const LogitRow& logits, const SamplingParams& params, const std::vector<int32_t>& tokens,
              int64_t n_prompt);
 
   // Puts the logits back that the last apply() has changed.
-  void restore(float* logits) const;
+  void restore(const LogitRow& logits) const;
 
  private:
   struct Touched {
-    int32_t id;
+    int64_t place;
     float logit;  // as it was
   };
   std::vector<Touched> touched_;
-  std::vector<int32_t> counts_;  // [vocab_size] how often a token was generated; kUnseen between calls
+  std::vector<int32_t> counts_;  // by place: how often a token was generated; kUnseen between calls
 };
 
 }  // namespace jiffy

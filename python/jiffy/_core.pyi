@@ -329,6 +329,19 @@ class InstructionProfile:
     @property
     def arithmetic(self) -> Arithmetic: ...
 
+class Shortlist:
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        shared: bool,
+        eos_ids: Sequence[int],
+    ) -> None: ...
+    def candidates(self, source: Sequence[int]) -> list[int]: ...
+
 class Engine:
     def __init__(
         self,
@@ -342,6 +355,7 @@ class Engine:
         kv_dtype: str = "f32",
         prefix_cache: bool = True,
         encoder: Encoder | None = None,
+        shortlist: Shortlist | None = None,
     ) -> None: ...
     def add(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .graph import Traced
+    from .loading import Loading
     from .named_files import NamedFiles
     from .packed_config import AnyConfig
     from .weights import Weights
@@ -35,8 +36,8 @@ class Family:
     """title: for people. config: the class of its configs. open: a checkpoint of it. programs: traces them, by name, of
     a config and weights for a context. body: those whose weights count as the model's. widths: of the results of some
     of its programs, as a config has them. reader: turns texts into tokens, of what has the tokenizer, a config and a
-    context. text_files: the names of the files that it may read, by names that serve it as well. rotated: its linear
-    layers are packed so (`weights.rotate`)."""
+    completed loading. text_files: the names of the files that it may read, by names that serve it as well. rotated: its
+    linear layers are packed so (`weights.rotate`)."""
 
     title: str
     config: type
@@ -44,7 +45,7 @@ class Family:
     programs: Callable[[Any, Weights, int], Mapping[str, Traced]]
     body: tuple[str, ...]
     widths: Callable[[Any], Mapping[str, int]]
-    reader: Callable[[Any, Any, int], AnyReader]
+    reader: Callable[[Any, Any, Loading], AnyReader]
     text_files: Callable[[NamedFiles, Any], Mapping[str, str]]
     rotated: bool = False
 
@@ -67,7 +68,7 @@ LANGUAGE_MODEL = Family(
     programs=language_model,
     body=(DECODER,),
     widths=lambda config: {},
-    reader=lambda text, config, context: Tokenizer.from_source(text),
+    reader=lambda text, config, loading: Tokenizer.from_source(text),
     text_files=_tokenizer_files,
 )
 ENCODERS = Family(
@@ -77,7 +78,7 @@ ENCODERS = Family(
     programs=EncoderPrograms,
     body=(HIDDEN,),
     widths=_encoder_widths,
-    reader=lambda text, config, context: TextReader(text, config.vocab_size),
+    reader=lambda text, config, loading: TextReader(text, config.vocab_size),
     text_files=_tokenizer_files,
     rotated=True,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from . import _core
 from .completion import Completion
 from .config import Config
-from .errors import ParameterError, Unsupported
+from .errors import ParameterError, Unsupported, shown
 from .families import ENCODER_DECODERS, ENCODERS, LANGUAGE_MODEL
 from .hub import DEFAULT_ENCODER, resolve_model
 from .loading import Loading, memory_errors
@@ -50,6 +50,7 @@ def load(
     progress: bool = True,
     fuse: bool = True,
     cache: bool = True,
+    shortlist: str | os.PathLike[str] | Literal[False] | None = None,
 ) -> Model:
     """Loads a language model; of the folder of an encoder (bert and its kin) what `load_encoder` gives, and a
     `jiffy.Seq2Seq` of an encoder-decoder (marian, t5, bart, mbart, m2m_100, or Marian's own .bin files), and
@@ -73,17 +74,24 @@ def load(
     progress: a progress bar on a terminal. fuse: False runs the program as traced (slower, the same bits).
     cache: keep the packed weights of models of 64 MB and more in jiffy's cache folder, so that the next load only reads
     them (the same bits); `jiffy cache` lists and clears it. False neither reads nor writes it.
+    shortlist: of an encoder-decoder, the file that says which tokens may translate a source token (lex*.bin, as
+    Marian's students come with): a text's translation is chosen, and its probabilities are, among those alone. None:
+    the one beside Marian's .bin file, if there is just one for its direction, or the one in a packed file. False: none.
 
     Raises FormatError for a damaged model, Unsupported for one that jiffy can't run, ParameterError, OutOfMemory.
     """
     if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):
         raise ParameterError("name_or_path", expected="a path or a name", found=type(name_or_path).__name__)
     loading = Loading(
-        weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse, cache
+        *(weights, head, kv_dtype, n_threads, isa, context, prefill_chunk, max_batch, prefix_cache, progress, fuse),
+        *(cache, shortlist),
     )
     path = resolve_model(name_or_path, progress)
     with memory_errors(path, context):
         family = family_of(path)
+        if family is not ENCODER_DECODERS and shortlist not in (None, False):
+            expected = "None or False for what is no encoder-decoder"
+            raise ParameterError("shortlist", expected=expected, found=shown(shortlist))
         if family is LANGUAGE_MODEL and is_static(path):
             return cast("Model", _static(path, loading))
         made = {LANGUAGE_MODEL: Model, ENCODERS: _encoder, ENCODER_DECODERS: Seq2Seq}[family]
@@ -144,7 +152,7 @@ def pack(
     progress: bool = True,
 ) -> None:
     """Packs a model of any family into one file, which `jiffy.load` reads without any other: programs, weights as they
-    are in memory, config, tokenizer and chat template, an encoder's pooling and labels.
+    are in memory, config, tokenizer and chat template, an encoder's pooling and labels, a translator's shortlist.
 
     The arguments are those of `jiffy.load`. context: only for models whose rope depends on it ("dynamic" scaling),
     which can then be loaded with this one alone, and for such with sinusoids, with this one at most. The file appears

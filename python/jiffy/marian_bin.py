@@ -27,6 +27,7 @@ from .errors import FormatError, Unsupported, shown
 from .fields import Fields
 from .files import open_file
 from .named_files import FilesOfFolder, NamedFiles
+from .notice import notify
 from .seq2seq_checkpoint import wanted_tensors
 from .seq2seq_config import Generation, Seq2SeqConfig, Stack
 from .tensor_entry import ArrayEntry
@@ -49,6 +50,7 @@ _ONLY = {
     "tied-embeddings-all": ("true",),
     "dec-cell": ("ssru",),
 }
+_PAIR = re.compile(r"(?<=\.)[a-z]{4}(?=\.)")  # two languages within a file's name
 _ATTENTION = {"q": "Wq bq", "k": "Wk bk", "v": "Wv bv", "o": "Wo bo", "norm": "Wo_ln_scale Wo_ln_bias"}
 _FFN = {"up": "W1 b1", "down": "W2 b2", "norm": "ffn_ln_scale ffn_ln_bias"}
 _RNN = {"forget": "Wf bf", "x": "W -", "norm": "ffn_ln_scale ffn_ln_bias"}
@@ -251,6 +253,22 @@ def vocabulary_names(files: NamedFiles) -> tuple[str, str]:
         raise FormatError(files.place, expected=expected, found=str(len(found)))
     source = next((one for one in found if "src" in one), found[0])
     return source, next((one for one in found if one != source), source)
+
+
+def shortlist_name(files: NamedFiles) -> str | None:
+    """Of the shortlist among the files beside a model, lex*.bin: if there is just one for its direction. One whose name
+    says a pair of languages ("lex.50.50.enpt.s2t.bin") is for a model whose vocabulary says no other; "t2s" is the
+    other direction."""
+    source = vocabulary_names(files)[0]
+    found = [name for name in files.names() if fnmatchcase(name, "lex*.bin") and _fits(name, source)]
+    if len(found) > 1:
+        notify(f"{files.place}: of {', '.join(found)} no shortlist is used; load(shortlist=...) says which")
+    return found[0] if len(found) == 1 else None
+
+
+def _fits(shortlist: str, vocabulary: str) -> bool:
+    pairs = [set(_PAIR.findall(name)) for name in (shortlist, vocabulary)]
+    return ".t2s." not in shortlist and (pairs[0] == pairs[1] or not all(pairs))
 
 
 def _models(folder: Path) -> list[Path]:

@@ -184,12 +184,13 @@ def _digest_of_source(source: Path) -> str:
 
 
 def _files_of_source(source: Path) -> list[Path]:
-    """A folder's, with those of sentence-transformers' modules below it; a file, with the vocabularies beside it if it
-    is Marian's."""
+    """A folder's, with those of sentence-transformers' modules below it; a file, with the vocabularies and shortlists
+    beside it if it is Marian's."""
     if source.is_dir():
         own = [path for path in source.iterdir() if path.suffix in _SOURCE_SUFFIXES]
         return sorted([*own, *source.glob("*/config.json")])
-    return [source, *(sorted(source.parent.glob("*vocab*.spm")) if source.suffix == ".bin" else [])]
+    beside = ("*vocab*.spm", "lex*.bin") if source.suffix == ".bin" else ()
+    return [source, *(path for pattern in beside for path in sorted(source.parent.glob(pattern)))]
 
 
 def _read_ranges(size: int) -> Iterator[tuple[int, int]]:

@@ -102,7 +102,7 @@ def _read(packed: _core.PackedFile, config: AnyConfig, file: Path, path: Path, l
     programs = _programs(packed, loading.context, pool)
     _check(config, programs, file.name)
     text = _text(packed, file.name)
-    reader = family.reader(text, config, loading.context)
+    reader = family.reader(text, config, loading)
     return Prepared(path, loading, pool, config, reader, programs)
 
 

@@ -68,7 +68,7 @@ def pack_checkpoint(path: Path, loading: Loading) -> Prepared:
     checkpoint = family.open(path)
     config, tensors = checkpoint.config, checkpoint.tensors
     loading = loading.completed(config)
-    reader = family.reader(checkpoint.text, config, loading.context)
+    reader = family.reader(checkpoint.text, config, loading)
     pool = _core.ThreadPool(loading.n_threads)
     total = sum(entry.n_bytes for entry in tensors.values())
     with progress_bar(total, loading.progress) as report:

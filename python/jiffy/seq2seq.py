@@ -86,6 +86,7 @@ class Seq2Seq:
 
     def logits(self, source_ids: list[int], target_ids: list[int]) -> np.ndarray:
         """float32 [n_target, vocab_size]: what follows each prefix of target_ids, which begin with the decoder's start.
+        Of all tokens, whatever a shortlist says.
 
         Raises ParameterError, ContextOverflow.
         """
@@ -106,6 +107,7 @@ class Seq2Seq:
             "formats": dict(self._prepared.formats),
             "packed_bytes": self._prepared.packed_bytes,
             "kv_dtype": self._engine.kv_dtype,
+            "shortlist": self.reader.shortlist_name,
             "context": self._loading.context,
             "max_batch": self._loading.max_batch,
             "threads": self._loading.n_threads,
@@ -148,7 +150,8 @@ def _engine(prepared: Prepared) -> tuple[_core.Encoder, _core.Engine]:
     native = {"isa": loading.isa, "context": loading.context, "kv_dtype": prepared.kv_dtype}
     reader = _core.Encoder(prepared.runnable(ENCODER), pool, batch_tokens=BATCH_TOKENS, **native)
     batch = {"max_batch": loading.max_batch, "prefill_chunk": loading.prefill_chunk}
-    engine = _core.Engine(prepared.runnable(DECODER), pool, prefix_cache=False, encoder=reader, **native, **batch)
+    own = {"encoder": reader, "shortlist": prepared.reader.shortlist}
+    engine = _core.Engine(prepared.runnable(DECODER), pool, prefix_cache=False, **own, **native, **batch)
     return reader, engine
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import _core
 from .config import MAX_VOCAB
 from .errors import ContextOverflow, FormatError, ParameterError, Unsupported, shown
 from .languages import language_token
-from .marian_bin import vocabulary_names
-from .named_files import TOKENIZER_FILES, NamedFiles
+from .marian_bin import shortlist_name, vocabulary_names
+from .named_files import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, FilesOfFolder, NamedFiles
 from .prompts import Prompt
 from .tokenizer import Tokenizer
 from .tokenizer_spm import vocabulary_from_spm
 
 if TYPE_CHECKING:
+    from .loading import Loading
     from .seq2seq_config import Seq2SeqConfig
 
 _SPREAD = 3  # an answer may have so many times the tokens of its source, where nobody says how many
@@ -43,10 +46,13 @@ _BY_TYPE = {"bart": "BartTokenizer", "mbart": "MBartTokenizer", "m2m_100": "M2M1
 
 
 class Seq2SeqReader:
-    """source, target: the tokenizers of both sides, often one. Raises FormatError, Unsupported."""
+    """source, target: the tokenizers of both sides, often one. shortlist: or None, and the name of its file.
 
-    def __init__(self, files: NamedFiles, config: Seq2SeqConfig, context: int) -> None:
-        self._config, self._context = config, context
+    Raises FormatError, Unsupported.
+    """
+
+    def __init__(self, files: NamedFiles, config: Seq2SeqConfig, loading: Loading) -> None:
+        self._config, self._context = config, loading.context
         self._layout = Layout()
         kind = _kind(files, config)
         if kind == "marian":
@@ -66,6 +72,22 @@ class Seq2SeqReader:
         if most > config.vocab_size:
             expected = f"at most {config.vocab_size} tokens, as in its model"
             raise FormatError(f"{files.place} vocabulary", expected=expected, found=str(most))
+        own = kind == "marian" and loading.shortlist is None
+        self.shortlist_name = shortlist_name(files) if own else None
+        if loading.shortlist:
+            path = Path(loading.shortlist)
+            files, self.shortlist_name = FilesOfFolder(path.parent), path.name
+        self.shortlist = self._shortlist(files, self.shortlist_name) if self.shortlist_name else None
+
+    def _shortlist(self, files: NamedFiles, name: str) -> _core.Shortlist:
+        return _core.Shortlist(
+            files.read(name, MAX_TOKENIZER_BYTES),
+            name,
+            source_vocab=self.source.vocab_size,
+            target_vocab=self.target.vocab_size,
+            shared=self.source is self.target,
+            eos_ids=self.eos_ids,
+        )
 
     @property
     def speaks_languages(self) -> bool:
@@ -128,7 +150,9 @@ def vocabulary_files(files: NamedFiles, config: Seq2SeqConfig) -> dict[str, str]
     kind = _kind(files, config)
     if kind == "marian":
         source, target = vocabulary_names(files)
-        return {"vocab.spm": source} if source == target else {"srcvocab.spm": source, "trgvocab.spm": target}
+        names = {"vocab.spm": source} if source == target else {"srcvocab.spm": source, "trgvocab.spm": target}
+        shortlist = shortlist_name(files)
+        return names if shortlist is None else {**names, "lex.s2t.bin": shortlist}
     return {name: name for name in (_OPUS if kind == "opus" else TOKENIZER_FILES)}
 
 

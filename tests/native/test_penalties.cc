@@ -47,7 +47,7 @@ TEST(penalties_are_as_defined_and_leave_no_trace) {
       tokens[0] = 50;  // has an embedding, but no logit
       const std::vector<float> raw = random_logits(rng(), 50);
       std::vector<float> logits = raw;
-      penalties.apply(logits.data(), 50, p, tokens, static_cast<int64_t>(n_prompt));
+      penalties.apply({logits.data(), 50}, p, tokens, static_cast<int64_t>(n_prompt));
       for (int32_t id = 0; id < 50; ++id) {
         const size_t i = static_cast<size_t>(id);
         const double wanted = expected(raw[i], tokens, n_prompt, id, p);
@@ -55,7 +55,7 @@ TEST(penalties_are_as_defined_and_leave_no_trace) {
         CHECK(std::fabs(logits[i] - wanted) <= 3 * 0x1p-24 * 128);
         if (std::count(tokens.begin(), tokens.end(), id) == 0) CHECK_EQ(logits[i], raw[i]);
       }
-      penalties.restore(logits.data());
+      penalties.restore({logits.data(), 50});
       CHECK(logits == raw);
     }
   }
@@ -67,12 +67,12 @@ TEST(penalised_logits_stay_numbers_and_others_stay_none) {
   const SamplingParams p{.repetition_penalty = 1e-30f};
   const std::vector<float> raw{1e30f, 3.0f, INFINITY, -INFINITY, std::nanf("")};
   std::vector<float> logits = raw;
-  penalties.apply(logits.data(), 5, p, {0, 1, 2, 3, 4}, 5);
+  penalties.apply({logits.data(), 5}, p, {0, 1, 2, 3, 4}, 5);
   CHECK_EQ(logits[0], kLargest);
   CHECK(std::isfinite(logits[1]));
   CHECK(logits[2] == INFINITY && logits[3] == -INFINITY && std::isnan(logits[4]));
   std::vector<float> negative{-1e30f};
-  penalties.apply(negative.data(), 1, {.repetition_penalty = 1e30f}, {0}, 1);
+  penalties.apply({negative.data(), 1}, {.repetition_penalty = 1e30f}, {0}, 1);
   CHECK_EQ(negative[0], -kLargest);
 }
 

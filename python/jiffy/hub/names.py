@@ -81,6 +81,7 @@ _STUDENT_FILES = {
             "d968735704c75e33c2e183b9241f14c0b2a560d01d88a2728e5c0119a4d7fb22",
         ),
         ("vocab.enpt.spm", 812_781, "633a3d782c79f7d5e4b94ab96848f47c2fdf8ba82dd99efd1742b8a696bbd0cc"),
+        ("lex.50.50.enpt.s2t.bin", 4_472_528, "1e96599123d275afa37353dfe84677a4070f013494fbdc9c52a28445cc9bc38d"),
     ),
     "pt-en": (
         (
@@ -89,6 +90,7 @@ _STUDENT_FILES = {
             "6c3b7af01772022a19712410c63342ba581468c2f1aac34d7488409c4043e697",
         ),
         ("vocab.pten.spm", 812_889, "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed"),
+        ("lex.50.50.pten.s2t.bin", 5_001_420, "212ed0ae44a6f920cd6d17ca02f0a523ba6c4b0ef5078ae310c20bc4c51484c5"),
     ),
 }
 
