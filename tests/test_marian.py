@@ -205,7 +205,7 @@ def test_translations_are_as_good_as_is_known(django_pairs, weights):
     """BLEU 48.6 is what the students were seen to reach; None is 8 bits, as in their files. With their shortlist:
     tests/test_shortlist.py."""
     assert len(django_pairs) == 60
-    model = jiffy.load("marian-en-pt", weights=weights, shortlist=False)
+    model = jiffy.load("marian-en-pt", weights=weights)
     answers = model.generate([source for source, _ in django_pairs])
     assert {c.finish_reason for c in answers} == {"stop"}
     bleu = sacrebleu.corpus_bleu([c.text for c in answers], [[target for _, target in django_pairs]]).score

@@ -22,6 +22,7 @@ N = len(PIECES)
 FIRST = 4
 LISTS = [[], [5, 6], *([(7 * i + 3) % N, (5 * i + 1) % N, (i * i) % N] for i in range(2, N))]
 EVERYTHING = lex_file([[] for _ in PIECES], N)
+UNKNOWN = 1
 SOURCES = [[3, 4, 5, 0], [9, 8, 7, 6, 0], [20, 0], [11, 11, 12, 13, 14, 15, 0]]
 
 
@@ -82,10 +83,9 @@ BAD = {
 def test_what_cannot_be(tmp_path, field):
     tiny_marian.write_marian(tmp_path)
     (tmp_path / "lex.bin").write_bytes(BAD[field])
-    for attempt in (jiffy.load, lambda path: jiffy.pack(path, tmp_path / "packed.jiffy")):
-        with pytest.raises(jiffy.FormatError, match=rf"^lex\.bin {field}"):
-            attempt(tmp_path)
-    assert jiffy.load(tmp_path, shortlist=False).generate("ab", max_tokens=3).n_tokens > 0
+    with pytest.raises(jiffy.FormatError, match=rf"^lex\.bin {field}"):
+        jiffy.load(tmp_path, shortlist=True)
+    assert jiffy.load(tmp_path).generate("ab", max_tokens=3).n_tokens > 0
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,20 @@ def test_of_all_tokens_the_same_translations(folder, tmp_path, weights, fields):
             assert told(got) == told(expected)
 
 
+def test_all_tokens_may_translate_a_text_with_an_unknown_one(folder):
+    """Of what its vocabulary doesn't have, a shortlist says nothing of use."""
+    listed, free = (jiffy.load(folder, weights="i8", shortlist=one, n_threads=2) for one in (True, False))
+    source = [3, UNKNOWN, 4, 0]
+    assert (listed.reader.shortlist.covers(source), listed.reader.shortlist.covers([3, 4, 0])) == (False, True)
+    got, expected = (model.generate(token_ids=source, max_tokens=20, logprobs=2) for model in (listed, free))
+    assert told(got) == told(expected)
+    assert not set(got.token_ids) <= set(allowed(source))
+    company = listed.generate(token_ids=[SOURCES[0], source, SOURCES[1]], max_tokens=20, logprobs=2)
+    assert told(company[1]) == told(expected)
+
+
 def test_each_token_is_the_likeliest_of_its_candidates(folder):
-    model = jiffy.load(folder, weights="i8g32", n_threads=2)
+    model = jiffy.load(folder, weights="i8g32", n_threads=2, shortlist=True)
     for source in SOURCES:
         answer = model.generate(token_ids=source, max_tokens=15, logprobs=3)
         rows = model.logits(source, [START, *answer.token_ids[:-1]])
@@ -151,7 +163,7 @@ def test_each_token_is_the_likeliest_of_its_candidates(folder):
 @pytest.mark.parametrize("fields", FIELDS)
 def test_as_if_all_other_tokens_were_impossible(folder, tmp_path, fields):
     """The oracle: a model whose bias says so, of one text at a time."""
-    model = jiffy.load(folder, weights="f32", n_threads=2)
+    model = jiffy.load(folder, weights="f32", n_threads=2, shortlist=True)
     for source in SOURCES:
         shutil.rmtree(tmp_path / "m", ignore_errors=True)
         never = [token for token in range(N) if token not in allowed(source)]
@@ -170,8 +182,8 @@ def test_the_same_bits_in_any_company(folder, weights, fields):
     """Alone on one thread, and twenty at once on three, where texts come and go; in the memory of those before."""
     rng = np.random.default_rng(5)
     sources = [[*rng.integers(2, N, n).tolist(), 0] for n in rng.integers(1, 30, 20)]
-    company = jiffy.load(folder, weights=weights, n_threads=3, max_batch=7, prefill_chunk=33)
-    alone = jiffy.load(folder, weights=weights, n_threads=1, fuse=False)
+    company = jiffy.load(folder, weights=weights, n_threads=3, max_batch=7, prefill_chunk=33, shortlist=True)
+    alone = jiffy.load(folder, weights=weights, n_threads=1, fuse=False, shortlist=True)
     for _ in range(2):
         together = company.generate(token_ids=sources, max_tokens=12, **fields)
         assert [told(one) for one in together] == [
@@ -182,13 +194,16 @@ def test_the_same_bits_in_any_company(folder, weights, fields):
 
 @pytest.mark.parametrize("isa", jiffy.isas())
 def test_the_same_bits_on_every_instruction_set(folder, isa):
-    models = [jiffy.load(folder, weights="i8", isa=one, n_threads=2, kv_dtype="f32") for one in (isa, "scalar")]
+    models = [
+        jiffy.load(folder, weights="i8", isa=one, n_threads=2, kv_dtype="f32", shortlist=True)
+        for one in (isa, "scalar")
+    ]
     answers = [model.generate(token_ids=SOURCES, max_tokens=12, n_beams=3) for model in models]
     assert [told(one) for one in answers[0]] == [told(one) for one in answers[1]]
 
 
 def test_forced_tokens_are_candidates(folder):
-    model = jiffy.load(folder, n_threads=1)
+    model = jiffy.load(folder, n_threads=1, shortlist=True)
     unknown = next(one for one in range(N) if one not in allowed(SOURCES[0]))
     for token in (unknown, START):  # which the decoder has a logit for, and the vocabulary no text
         for fields in ({"logprobs": 2}, {"n_beams": 2}):
@@ -200,7 +215,7 @@ def test_forced_tokens_are_candidates(folder):
 
 def test_a_source_with_the_token_that_decoders_begin_with(folder):
     """No list knows it."""
-    answer = jiffy.load(folder, n_threads=2).generate(token_ids=[START, 3, 0], max_tokens=4)
+    answer = jiffy.load(folder, n_threads=2, shortlist=True).generate(token_ids=[START, 3, 0], max_tokens=4)
     assert set(answer.token_ids) <= set(allowed([3, 0]))
 
 
@@ -216,23 +231,28 @@ def test_which_file_is_taken(tmp_path, folder, capfd):
             (place / name).write_bytes(raw)
         return jiffy.load(place / "model.bin", n_threads=1, **options).info()["shortlist"]
 
-    assert found([]) is None
-    assert found(["lex.bin"]) == "lex.bin"
-    assert found(["lex.50.50.enpt.s2t.bin"]) == "lex.50.50.enpt.s2t.bin"
-    assert found(["lex.50.50.enpt.s2t.bin", "lex.50.50.enpt.t2s.bin"]) == "lex.50.50.enpt.s2t.bin"
-    assert found(["lex.50.50.enpt.s2t.bin"], "vocab.enpt.spm") == "lex.50.50.enpt.s2t.bin"
-    assert found(["lex.50.50.pten.s2t.bin"], "vocab.enpt.spm") is None
-    assert found(["lex.50.50.pten.s2t.bin", "lex.enpt.bin"], "vocab.enpt.spm") == "lex.enpt.bin"
-    assert found(["lex.bin"], shortlist=False) is None
+    assert found([]) is None and found(["lex.bin"]) is None
+    for names, vocabulary, expected in (
+        (["lex.bin"], "vocab.spm", "lex.bin"),
+        (["lex.50.50.enpt.s2t.bin"], "vocab.spm", "lex.50.50.enpt.s2t.bin"),
+        (["lex.50.50.enpt.s2t.bin", "lex.50.50.enpt.t2s.bin"], "vocab.spm", "lex.50.50.enpt.s2t.bin"),
+        (["lex.50.50.enpt.s2t.bin"], "vocab.enpt.spm", "lex.50.50.enpt.s2t.bin"),
+        (["lex.50.50.pten.s2t.bin", "lex.enpt.bin"], "vocab.enpt.spm", "lex.enpt.bin"),
+    ):
+        assert found(names, vocabulary, shortlist=True) == expected
     assert found([], shortlist=folder / "lex.bin") == "lex.bin"
-    assert capfd.readouterr().err == ""
-    assert found(["lex.a.bin", "lex.b.bin"]) is None
-    assert "of lex.a.bin, lex.b.bin no shortlist is used" in capfd.readouterr().err
     assert found(["lex.a.bin", "lex.b.bin"], shortlist=str(tmp_path / "m" / "lex.b.bin")) == "lex.b.bin"
+    assert capfd.readouterr().err == ""
+    for names, vocabulary in (([], "vocab.spm"), (["lex.50.50.pten.s2t.bin"], "vocab.enpt.spm")):
+        with pytest.raises(jiffy.FormatError, match="shortlist"):
+            found(names, vocabulary, shortlist=True)
+    with pytest.raises(jiffy.FormatError, match="shortlist"):
+        found(["lex.a.bin", "lex.b.bin"], shortlist=True)
+    assert "of lex.a.bin, lex.b.bin no shortlist is used" in capfd.readouterr().err
 
 
 def test_arguments(folder, random_folder):
-    for wrong in (True, 3, ["lex.bin"]):
+    for wrong in (None, 3, ["lex.bin"]):
         with pytest.raises(jiffy.ParameterError, match="shortlist"):
             jiffy.load(folder, shortlist=wrong)
     with pytest.raises(jiffy.FormatError, match=r"nowhere\.bin"):
@@ -243,9 +263,9 @@ def test_arguments(folder, random_folder):
 
 def test_a_packed_file_keeps_its_shortlist(folder, tmp_path):
     jiffy.pack(folder, tmp_path / "packed.jiffy")
-    packed, free = (jiffy.load(tmp_path / "packed.jiffy", shortlist=one, n_threads=1) for one in (None, False))
+    packed, free = (jiffy.load(tmp_path / "packed.jiffy", shortlist=one, n_threads=1) for one in (True, False))
     assert (packed.info()["shortlist"], free.info()["shortlist"]) == ("lex.s2t.bin", None)
-    for model, shortlist in ((packed, None), (free, False)):
+    for model, shortlist in ((packed, True), (free, False)):
         fresh = jiffy.load(folder, shortlist=shortlist, n_threads=1)
         for fields in ({}, {"n_beams": 3}):
             answers = [one.generate(token_ids=SOURCES, max_tokens=9, **fields) for one in (model, fresh)]
@@ -259,26 +279,27 @@ def test_the_cache_knows_of_another_shortlist(tmp_path):
         for n_first in (FIRST, 9):
             (tmp_path / "m" / "lex.bin").write_bytes(lex_file(LISTS, n_first))
             for _ in range(2):
-                reader = jiffy.load(source, n_threads=1).reader
+                reader = jiffy.load(source, n_threads=1, shortlist=True).reader
                 assert reader.shortlist.candidates([2]) == candidates(LISTS, n_first, [2], N, True)
             assert jiffy.load(source, shortlist=False).reader.shortlist is None
 
 
 def test_logits_and_check_are_of_all_tokens(folder):
-    models = [jiffy.load(folder, shortlist=one, n_threads=1) for one in (None, False)]
+    models = [jiffy.load(folder, shortlist=one, n_threads=1) for one in (True, False)]
     assert_same(*(model.logits(SOURCES[0], [START, 3, 4]) for model in models))
 
 
 @pytest.mark.parametrize("weights", ["f32", None])
 def test_translations_with_a_real_shortlist(django_pairs, weights):  # noqa: F811
-    """It was seen to cost 0.8 to 1.1 of BLEU, much of it for want of closing quotation marks."""
-    model = jiffy.load("marian-en-pt", weights=weights)
+    """It was seen to cost 0.7 to 1.0 of BLEU."""
+    model = jiffy.load("marian-en-pt", weights=weights, shortlist=True)
     assert model.info()["shortlist"] == "lex.50.50.enpt.s2t.bin"
     sources = [source for source, _ in django_pairs]
     answers = model.generate(sources)
     for source, answer in zip(sources, answers, strict=True):
         ids = model.reader.shortlist.candidates(model.reader.ids(source))
-        assert set(answer.token_ids) <= set(ids) and 50 < len(ids) < 3000
+        assert 50 < len(ids) < 3000
+        assert set(answer.token_ids) <= set(ids) or not model.reader.shortlist.covers(model.reader.ids(source))
     bleu = sacrebleu.corpus_bleu([c.text for c in answers], [[target for _, target in django_pairs]]).score
     assert bleu >= 47.0, bleu
 

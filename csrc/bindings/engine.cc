@@ -82,9 +82,10 @@ std::shared_ptr<Engine> make_engine(std::shared_ptr<Program> program, std::share
 }
 
 std::shared_ptr<Shortlist> make_shortlist(const py::bytes& data, const std::string& name, int64_t source_vocab,
-                                          int64_t target_vocab, bool shared, std::vector<int32_t> eos_ids) {
+                                          int64_t target_vocab, bool shared, std::vector<int32_t> eos_ids,
+                                          int32_t unk_id) {
   const std::string_view bytes = data;
-  ShortlistUse use{source_vocab, target_vocab, shared, std::move(eos_ids)};
+  ShortlistUse use{source_vocab, target_vocab, shared, std::move(eos_ids), unk_id};
   return std::make_shared<Shortlist>(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), name,
                                      std::move(use));
 }
@@ -163,7 +164,8 @@ void bind_engine(py::module_& m) {
 
   py::class_<Shortlist, std::shared_ptr<Shortlist>>(m, "Shortlist", "Of what each text's translation is made.")
       .def(py::init(&make_shortlist), py::arg("data"), py::arg("name"), py::kw_only(), py::arg("source_vocab"),
-           py::arg("target_vocab"), py::arg("shared"), py::arg("eos_ids"))
+           py::arg("target_vocab"), py::arg("shared"), py::arg("eos_ids"), py::arg("unk_id") = -1)
+      .def("covers", &Shortlist::covers, py::arg("source"), "Whether no token of a text is unknown.")
       .def(
           "candidates",
           [](const Shortlist& shortlist, const std::vector<int32_t>& source) { return shortlist.candidates(source); },

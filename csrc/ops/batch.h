@@ -13,7 +13,7 @@ struct KvLayout;
 // Consecutive output rows of which only some logits are wanted: those of a matrix made of rows of the last matmul's.
 struct CandidateRun {
   int64_t begin, end;   // output rows
-  PackedMatrix weight;  // [n_candidates, cols]
+  PackedMatrix weight;  // [n_candidates, cols]; data == nullptr: all logits are wanted, of the matmul's own
   const float* bias;    // [n_candidates], nullptr beside a matmul without one
 };
 

@@ -75,15 +75,15 @@ void multiply_run(const MatmulArgs& args, const CandidateRun& run, const RowForm
 void run_candidates(const Call& c, Worker& w) {
   const Operand& y = c.output(0);
   int64_t slabs = 0;
-  for (const CandidateRun& run : y.candidates) slabs += n_slabs(run.weight.rows);
+  for (const CandidateRun& run : y.candidates) slabs += n_slabs(c.weight_of(run).rows);
   w.share(slabs, slabs_at_a_time(slabs, w.lane.count()), [&](int64_t begin, int64_t end) {
     int64_t first = 0;
     for (const CandidateRun& run : y.candidates) {
-      MatmulArgs args = prepare(c, w, run.weight, y);
-      args.bias = run.bias;
+      MatmulArgs args = prepare(c, w, c.weight_of(run), y);
+      args.bias = c.bias_of(run);
       args.finish = c.at.attributes.finish;
       if (take_slabs(args, begin, end, first)) multiply_run(args, run, c.input(0).type.format, w);
-      first += n_slabs(run.weight.rows);
+      first += n_slabs(args.weight.rows);
     }
   });
 }

@@ -140,6 +140,14 @@ struct Call {
   const Operand& output(size_t i) const { return operands[static_cast<size_t>(at.outputs[i])]; }
   bool has_parameter(size_t i) const { return at.parameters[i] >= 0; }
   const Parameter& parameter(size_t i) const { return parameters[static_cast<size_t>(at.parameters[i])]; }
+
+  // What a run of a matmul's rows is multiplied with, and its bias or nullptr.
+  const PackedMatrix& weight_of(const CandidateRun& run) const {
+    return run.weight.data != nullptr ? run.weight : parameter(0).matrix;
+  }
+  const float* bias_of(const CandidateRun& run) const {
+    return run.weight.data != nullptr || !has_parameter(1) ? run.bias : parameter(1).floats;
+  }
 };
 
 // What lanes leave to each other within an op: 120 thousand positions of a head_dim of 64 and 32 heads.

@@ -39,9 +39,10 @@ Work parameter_work(const Call& c) {
 Work candidates_work(const Call& c) {
   Work sum;
   for (const CandidateRun& run : c.output(0).candidates) {
-    sum.bytes += matrix_bytes(run.weight);
-    sum.operations += 2 * (run.end - run.begin) * run.weight.rows * run.weight.cols;
-    sum.arithmetic = arithmetic(activation_format(run.weight.format));
+    const PackedMatrix& weight = c.weight_of(run);
+    sum.bytes += matrix_bytes(weight);
+    sum.operations += 2 * (run.end - run.begin) * weight.rows * weight.cols;
+    sum.arithmetic = arithmetic(activation_format(weight.format));
   }
   return sum;
 }

@@ -1,5 +1,7 @@
 #include "runtime/batch.h"
 
+#include <algorithm>
+
 namespace jiffy {
 
 Batch::Batch(const std::vector<Slice>& slices, bool all_rows, const KvLayout* source) : source_(source) {
@@ -19,6 +21,8 @@ Batch::Batch(const std::vector<Slice>& slices, bool all_rows, const KvLayout* so
     }
     slices_.push_back(view);
   }
+  const auto all_wanted = [](const CandidateRun& run) { return run.weight.data == nullptr; };
+  if (std::all_of(candidates_.begin(), candidates_.end(), all_wanted)) candidates_.clear();
 }
 
 BatchView Batch::view() const {
@@ -36,12 +40,15 @@ BatchView Batch::view() const {
 
 // Of the last output row, with the rows before it if they have the same.
 void Batch::add_candidates(const SourceText* source) {
-  if (source == nullptr || source->candidates == nullptr) return;
-  const Candidates& c = *source->candidates;
-  if (!candidates_.empty() && candidates_.back().weight.data == c.weight.data) {
-    candidates_.back().end = n_outputs();
+  CandidateRun run{n_outputs() - 1, n_outputs(), {}, nullptr};
+  if (source != nullptr && source->candidates != nullptr) {
+    run.weight = source->candidates->weight;
+    if (!source->candidates->bias.empty()) run.bias = source->candidates->bias.data();
+  }
+  if (!candidates_.empty() && candidates_.back().weight.data == run.weight.data) {
+    candidates_.back().end = run.end;
   } else {
-    candidates_.push_back({n_outputs() - 1, n_outputs(), c.weight, c.bias.empty() ? nullptr : c.bias.data()});
+    candidates_.push_back(run);
   }
 }
 

@@ -19,7 +19,11 @@ class CandidateMaker {
   CandidateMaker(std::shared_ptr<const Shortlist> shortlist, const Instruction* head,
                  const std::vector<Parameter>& parameters, ThreadPool& pool);
 
-  // Gives texts theirs. forced: of each text, tokens that its request says. Throws kOutOfMemory: then none has any.
+  // Whether a text has any: all tokens may translate one with an unknown token.
+  bool serves(const SourceText& text) const { return shortlist_->covers(text.tokens()); }
+
+  // Gives texts that it serves theirs. forced: of each text, tokens that its request says. Throws kOutOfMemory: then
+  // none has any.
   void make(const std::vector<SourceText*>& texts, const std::vector<std::vector<int32_t>>& forced);
 
  private:

@@ -244,7 +244,8 @@ void Engine::make_candidates(const std::vector<Slice>& slices) {
   std::vector<std::vector<int32_t>> forced;
   for (const Slice& slice : slices) {
     SourceText* const text = slice.sequence->source.get();
-    if (text->candidates != nullptr || std::find(texts.begin(), texts.end(), text) != texts.end()) continue;
+    if (text->candidates != nullptr || !candidate_maker_->serves(*text)) continue;
+    if (std::find(texts.begin(), texts.end(), text) != texts.end()) continue;
     texts.push_back(text);
     forced.emplace_back();
     const Constraints& c = slice.sequence->params.constraints;

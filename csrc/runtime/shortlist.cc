@@ -98,6 +98,10 @@ void Shortlist::check_lists(const std::string& where) const {
   }
 }
 
+bool Shortlist::covers(const std::vector<int32_t>& source) const {
+  return use_.unk_id < 0 || std::find(source.begin(), source.end(), use_.unk_id) == source.end();
+}
+
 std::vector<int32_t> Shortlist::candidates(const std::vector<int32_t>& source, const std::vector<int32_t>& more) const {
   int64_t n_marks = use_.target_vocab;
   for (const int32_t id : more) n_marks = std::max<int64_t>(n_marks, id + int64_t{1});

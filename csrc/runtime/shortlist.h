@@ -22,12 +22,16 @@ struct ShortlistUse {
   int64_t source_vocab, target_vocab;  // tokens
   bool shared;                         // they are one vocabulary: a token may be its own translation
   std::vector<int32_t> eos_ids;        // that any translation may end with
+  int32_t unk_id;                      // what stands for all that the source vocabulary doesn't have, or -1
 };
 
 class Shortlist {
  public:
   // data: a file's bytes. Throws kFormat that begins with `where` and names the field.
   Shortlist(const uint8_t* data, size_t size, const std::string& where, ShortlistUse use);
+
+  // Whether the lists say anything about a text: not of what its vocabulary doesn't have.
+  bool covers(const std::vector<int32_t>& source) const;
 
   // The tokens that may translate a text, ascending: a function of its tokens, and of `more`, which are among them;
   // none of these is below 0.

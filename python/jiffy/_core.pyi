@@ -339,7 +339,9 @@ class Shortlist:
         target_vocab: int,
         shared: bool,
         eos_ids: Sequence[int],
+        unk_id: int = -1,
     ) -> None: ...
+    def covers(self, source: Sequence[int]) -> bool: ...
     def candidates(self, source: Sequence[int]) -> list[int]: ...
 
 class Engine:

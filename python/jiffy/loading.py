@@ -37,7 +37,7 @@ class Loading:
     progress: bool
     fuse: bool
     cache: bool = True
-    shortlist: str | os.PathLike[str] | bool | None = None
+    shortlist: str | os.PathLike[str] | bool = False
 
     def __post_init__(self) -> None:
         self._one_of("kv_dtype", ["auto", *KV_DTYPES])
@@ -51,8 +51,8 @@ class Loading:
         for name in ("prefix_cache", "progress", "fuse", "cache"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(name, expected="True or False", found=shown(getattr(self, name)))
-        if self.shortlist not in (None, False) and not isinstance(self.shortlist, (str, os.PathLike)):
-            raise ParameterError("shortlist", expected="None, a path or False", found=shown(self.shortlist))
+        if not isinstance(self.shortlist, (str, os.PathLike, bool)):
+            raise ParameterError("shortlist", expected="a path, True or False", found=shown(self.shortlist))
 
     def completed(self, config: AnyConfig) -> Loading:
         """With this machine's and the model's own values for what was left open."""

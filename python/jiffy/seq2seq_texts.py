@@ -72,12 +72,18 @@ class Seq2SeqReader:
         if most > config.vocab_size:
             expected = f"at most {config.vocab_size} tokens, as in its model"
             raise FormatError(f"{files.place} vocabulary", expected=expected, found=str(most))
-        own = kind == "marian" and loading.shortlist is None
-        self.shortlist_name = shortlist_name(files) if own else None
-        if loading.shortlist:
+        self.shortlist_name, self.shortlist = None, None
+        if loading.shortlist is True:
+            self.shortlist_name = shortlist_name(files) if kind == "marian" else None
+            if self.shortlist_name is None:
+                raise FormatError(
+                    f"{files.place} shortlist", expected="one lex*.bin beside the model", found="none or several"
+                )
+            self.shortlist = self._shortlist(files, self.shortlist_name)
+        elif loading.shortlist:
             path = Path(loading.shortlist)
-            files, self.shortlist_name = FilesOfFolder(path.parent), path.name
-        self.shortlist = self._shortlist(files, self.shortlist_name) if self.shortlist_name else None
+            self.shortlist_name = path.name
+            self.shortlist = self._shortlist(FilesOfFolder(path.parent), path.name)
 
     def _shortlist(self, files: NamedFiles, name: str) -> _core.Shortlist:
         return _core.Shortlist(
@@ -87,6 +93,7 @@ class Seq2SeqReader:
             target_vocab=self.target.vocab_size,
             shared=self.source is self.target,
             eos_ids=self.eos_ids,
+            unk_id=-1 if self.source.unknown_id is None else self.source.unknown_id,
         )
 
     @property

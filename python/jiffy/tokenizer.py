@@ -39,6 +39,7 @@ class Tokenizer:
         self.bos_id = vocabulary.bos_id
         self.add_bos = vocabulary.add_bos
         self.eos_ids = vocabulary.eos_ids
+        self.unknown_id = vocabulary.unknown_id
         self.chat_template = vocabulary.chat_template
         self.special_tokens = {token.content: i for i, token in vocabulary.added.items() if token.special}
         self.special_ids = frozenset(self.special_tokens.values())
@@ -159,7 +160,7 @@ class Tokenizer:
 
     def _check_plain(self, ids: list[int]) -> None:
         """A special token that plain text turned into would let a user speak for the system."""
-        for token_id in self.special_ids.intersection(ids) - {self._vocabulary.unknown_id}:
+        for token_id in self.special_ids.intersection(ids) - {self.unknown_id}:
             expected = "text that can be written without a special token"
             raise ParameterError("prompt", expected=expected, found=shown(self.id_to_token(token_id)))
 
