@@ -116,9 +116,8 @@ std::vector<int64_t> add(Engine& engine, std::vector<int32_t> prompt, int64_t n,
   return numbers;
 }
 
-}  // namespace
-
-void bind_engine(py::module_& m) {
+// What a request may ask for.
+void bind_request(py::module_& m) {
   py::class_<Constraints>(m, "Constraints", "What the next token must not, or must, be.")
       .def(py::init([](int64_t min_tokens, int64_t no_repeat_ngram, int32_t forced_first, int32_t forced_last,
                        std::vector<std::vector<int32_t>> bad_words) {
@@ -138,7 +137,10 @@ void bind_engine(py::module_& m) {
            }),
            py::kw_only(), py::arg("width") = 1, py::arg("n") = 1, py::arg("length_penalty") = 1.0f,
            py::arg_v("early_stopping", EarlyStopping::kNo, "..."));
+}
 
+// What steps give back.
+void bind_events(py::module_& m) {
   py::class_<Hypothesis>(m, "Hypothesis")
       .def_readonly("token_ids", &Hypothesis::tokens)
       .def_readonly("score", &Hypothesis::score)
@@ -161,7 +163,9 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("bytes", [](const InstructionProfile& p) { return p.work.bytes; })
       .def_property_readonly("operations", [](const InstructionProfile& p) { return p.work.operations; })
       .def_property_readonly("arithmetic", [](const InstructionProfile& p) { return p.work.arithmetic; });
+}
 
+void bind_shortlist(py::module_& m) {
   py::class_<Shortlist, std::shared_ptr<Shortlist>>(m, "Shortlist", "Of what each text's translation is made.")
       .def(py::init(&make_shortlist), py::arg("data"), py::arg("name"), py::kw_only(), py::arg("source_vocab"),
            py::arg("target_vocab"), py::arg("shared"), py::arg("eos_ids"), py::arg("unk_id") = -1)
@@ -170,19 +174,34 @@ void bind_engine(py::module_& m) {
           "candidates",
           [](const Shortlist& shortlist, const std::vector<int32_t>& source) { return shortlist.candidates(source); },
           py::arg("source"), "The tokens that may translate a text of these, ascending.");
+}
 
+using EngineClass = py::class_<Engine, std::shared_ptr<Engine>>;
+
+void bind_add(EngineClass& engine) {
+  engine.def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("n") = 1, py::arg("max_tokens"),
+             py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
+             py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
+             py::arg("frequency_penalty") = 0.0f, py::arg("logprobs") = -1, py::arg("seed"), py::arg("ignore_eos"),
+             py::arg("stop_ids"), py::arg_v("constraints", Constraints(), "..."),
+             py::arg_v("beams", BeamParams(), "..."), py::arg("source") = std::vector<int32_t>{},
+             py::call_guard<py::gil_scoped_release>(),
+             "The numbers of n requests, completions of one prompt; one for a beam search.");
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  bind_request(m);
+  bind_events(m);
+  bind_shortlist(m);
+  EngineClass engine(m, "Engine");
+  bind_add(engine);
   const py::call_guard<py::gil_scoped_release> without_gil;
-  py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
+  engine
       .def(py::init(&make_engine), py::arg("program"), py::arg("pool"), py::kw_only(), py::arg("isa"),
            py::arg("context"), py::arg("max_batch"), py::arg("prefill_chunk"), py::arg("kv_dtype") = "f32",
            py::arg("prefix_cache") = true, py::arg("encoder") = nullptr, py::arg("shortlist") = nullptr)
-      .def("add", &add, py::arg("prompt"), py::kw_only(), py::arg("n") = 1, py::arg("max_tokens"),
-           py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
-           py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
-           py::arg("frequency_penalty") = 0.0f, py::arg("logprobs") = -1, py::arg("seed"), py::arg("ignore_eos"),
-           py::arg("stop_ids"), py::arg_v("constraints", Constraints(), "..."), py::arg_v("beams", BeamParams(), "..."),
-           py::arg("source") = std::vector<int32_t>{}, without_gil,
-           "The numbers of n requests, completions of one prompt; one for a beam search.")
       .def("step", [](Engine& engine) { return interruptible([&] { return engine.step(python_signal); }); })
       .def("cancel", &Engine::cancel, py::arg("request"), without_gil)
       .def("logits", &logits, py::arg("token_ids"), py::arg("source") = std::vector<int32_t>{},

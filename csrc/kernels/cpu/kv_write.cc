@@ -13,19 +13,54 @@ void write_floats(const KvHeadView& kv, int64_t position, const float* k, const 
   for (int64_t d = 0; d < kv.head_dim; ++d) values[d] = v[d];
 }
 
-void write_bf16(const KvHeadView& kv, int64_t position, const float* k, const float* v) {
-  constexpr int64_t kHalf = kBlockSize / 2;
-  const int64_t token = position % kBlockSize;
-  uint8_t* keys = kv.keys(position) + token * 4;
-  uint8_t* values = kv.values(position);
-  values += (token % kHalf * padded_head_dim(kv.head_dim) * 2 + token / kHalf) * 2;
-  for (int64_t d = 0; d < kv.head_dim; d += kLanes, keys += kLanes / 2 * kBlockSize * 4, values += kLanes * 4) {
+constexpr int64_t kHalf = kBlockSize / 2;
+
+void write_bf16_keys(const KvHeadView& kv, int64_t position, const float* k) {
+  uint8_t* keys = kv.keys(position) + position % kBlockSize * 4;
+  for (int64_t d = 0; d < kv.head_dim; d += kLanes, keys += kLanes / 2 * kBlockSize * 4) {
     const int n = static_cast<int>(smaller(kLanes, kv.head_dim - d));
     uint16_t rounded[kLanes];
     store_bf16(rounded, load_first(k + d, n));
     for (int i = 0; i < n; i += 2) __builtin_memcpy(keys + i / 2 * kBlockSize * 4, rounded + i, 4);
+  }
+}
+
+void write_bf16_values(const KvHeadView& kv, int64_t position, const float* v) {
+  const int64_t token = position % kBlockSize;
+  uint8_t* values = kv.values(position);
+  values += (token % kHalf * padded_head_dim(kv.head_dim) * 2 + token / kHalf) * 2;
+  for (int64_t d = 0; d < kv.head_dim; d += kLanes, values += kLanes * 4) {
+    const int n = static_cast<int>(smaller(kLanes, kv.head_dim - d));
+    uint16_t rounded[kLanes];
     store_bf16(rounded, load_first(v + d, n));
     for (int i = 0; i < n; ++i) __builtin_memcpy(values + i * 4, rounded + i, 2);
+  }
+}
+
+// Of a position in the first half of a block and of the one beside it, as whole lines.
+void write_bf16_pairs(const KvHeadView& kv, int64_t position, const float* v, const float* beside) {
+  uint16_t* values = reinterpret_cast<uint16_t*>(kv.values(position));
+  values += position % kBlockSize * padded_head_dim(kv.head_dim) * 2;
+  const auto rounded = [&](const float* x, int64_t d) {
+    uint16_t halves[kLanes];
+    store_bf16(halves, load_first(x + d, static_cast<int>(smaller(kLanes, kv.head_dim - d))));
+    return load_bf16(halves);
+  };
+  for (int64_t d = 0; d < kv.head_dim; d += kLanes) store_pairs(values + 2 * d, rounded(v, d), rounded(beside, d));
+}
+
+void write_bf16(const KvWriteArgs& p) {
+  for (int64_t r = p.begin; r < p.end; ++r) {
+    const int64_t position = p.position + r - p.begin;
+    const float* const v = p.v + r * p.stride;
+    write_bf16_keys(p.kv, position, p.k + r * p.stride);
+    if (position % kBlockSize >= kHalf) {
+      if (r - kHalf < p.begin) write_bf16_values(p.kv, position, v);  // else written beside the other
+    } else if (r + kHalf < p.end) {
+      write_bf16_pairs(p.kv, position, v, v + kHalf * p.stride);
+    } else {
+      write_bf16_values(p.kv, position, v);
+    }
   }
 }
 
@@ -46,7 +81,8 @@ void write_codes(const KvHeadView& kv, int64_t position, const float* k, const f
 }  // namespace
 
 void kv_write(const KvWriteArgs& p) {
-  const auto write = p.kv.type == KvType::kF32 ? write_floats : p.kv.type == KvType::kBf16 ? write_bf16 : write_codes;
+  if (p.kv.type == KvType::kBf16) return write_bf16(p);
+  const auto write = p.kv.type == KvType::kF32 ? write_floats : write_codes;
   for (int64_t r = p.begin; r < p.end; ++r) {
     write(p.kv, p.position + r - p.begin, p.k + r * p.stride, p.v + r * p.stride);
   }
