@@ -292,7 +292,7 @@ def test_logits_and_check_are_of_all_tokens(folder):
 @pytest.mark.parametrize("weights", ["f32", None])
 def test_translations_with_a_real_shortlist(django_pairs, weights):  # noqa: F811
     """It was seen to cost 0.7 to 1.0 of BLEU."""
-    model = jiffy.load("marian-en-pt", weights=weights, shortlist=True)
+    model = jiffy.load("marian-en-pt", weights=weights, shortlist=True, cache=False)
     assert model.info()["shortlist"] == "lex.50.50.enpt.s2t.bin"
     sources = [source for source, _ in django_pairs]
     answers = model.generate(sources)

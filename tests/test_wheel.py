@@ -32,6 +32,7 @@ def _run(*command: object) -> str:
     """Standard output; jiffy comes from nowhere but the program's own Python, and tools from this one's folder."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     env.pop("PYTHONPATH", None)
+    env.pop("OPENBLAS_CORETYPE", None)  # it would have numpy use instructions that an older CPU lacks
     result = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, cwd=ROOT, timeout=1200)
     assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result.stdout
