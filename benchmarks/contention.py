@@ -33,14 +33,15 @@ from statistics import median
 
 import jiffy
 from comparison.fill import fill, markdown
-from comparison.plan import ROWS, Row, jiffy_contestant
+from comparison.kinds import LANGUAGE
+from comparison.plan import Row, jiffy_contestant
 from comparison.process import Driver, DriverError
 from comparison.results import rates
 from jiffy import _core
 from jiffy.cli.options import print_table
 from jiffy.hub import resolve_model
 
-_ROWS = [row for row in ROWS if row.name in ("prefill-512", "decode", "batch-8")]
+_ROWS = [row for row in LANGUAGE.rows if row.name in ("prefill-512", "decode", "batch-8")]
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -121,7 +122,7 @@ def _cases(given: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Ca
     model = str(resolve_model(given.model))
 
     def driver(threads: int) -> Driver:
-        contestant = jiffy_contestant(given.weights, model, threads)
+        contestant = jiffy_contestant(LANGUAGE, given.weights, model, threads)
         made = Driver(contestant, threads, folder / f"{threads}.log", {})
         stack.callback(made.close)
         made.loaded(given.timeout)

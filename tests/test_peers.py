@@ -266,3 +266,10 @@ def test_translators(folder):
     assert figures["batch 16, greedy", "good"]["rate"] == pytest.approx(16 * 32 / (16 * 25 / 1000))
     assert figures["batch 1, 4 beams", "jiffy i8"]["rate"] > 0
     assert figures["batch 1, 4 beams", "jiffy i8"]["share"] is None
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
+def test_every_benchmark_says_how_it_is_used(script):
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout and "--" in done.stdout
