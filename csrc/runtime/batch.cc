@@ -40,8 +40,9 @@ BatchView Batch::view() const {
 
 // Of the last output row, with the rows before it if they have the same.
 void Batch::add_candidates(const SourceText* source) {
+  if (source == nullptr) return;
   CandidateRun run{n_outputs() - 1, n_outputs(), {}, nullptr};
-  if (source != nullptr && source->candidates != nullptr) {
+  if (source->candidates != nullptr) {
     run.weight = source->candidates->weight;
     if (!source->candidates->bias.empty()) run.bias = source->candidates->bias.data();
   }
