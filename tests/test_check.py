@@ -27,7 +27,7 @@ from jiffy.check_parts import weight_bounds
 from jiffy.check_text import TEXT
 from jiffy.checkpoint import open_checkpoint
 from jiffy.graph import Trace
-from jiffy.reference import Reference, reference_logits, round_bf16, round_int8
+from jiffy.reference import Reference, reference_logits, round_bf16, round_int8, round_int8_by_powers
 from jiffy.tensor_entry import DTYPES
 
 ODD = {"dim": 148, "ffn_dim": 203, "n_heads": 6, "n_kv_heads": 2, "head_dim": 22, "bias": True, "tied": False}
@@ -205,7 +205,7 @@ def test_observed_values(tmp_path):
             assert_same(got, wanted)
     quantize = next(at for at in plain._trace.instructions if at.op == "quantize")
     _, (floats, rounded) = plain._engine.observe(IDS, [quantize.inputs[0], quantize.outputs[0]])
-    assert_close(rounded, round_int8(floats.astype(np.float64), 32), 1e-6)
+    assert_close(rounded, round_int8_by_powers(floats.astype(np.float64)), 1e-6)
 
 
 def test_reference_is_transformers(tmp_path):
@@ -255,6 +255,22 @@ def test_rounding():
         step = np.abs(group).max(axis=1, keepdims=True) / 127
         assert np.abs(got - group).max() <= step.max() / 2 * (1 + 1e-12)
         assert np.allclose(got / step, np.rint(got / step), atol=1e-9)
+
+
+def test_rounding_by_powers_takes_the_finest_step_that_fits():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4, 5, 70)) * np.exp2(-rng.integers(0, 30, (4, 5, 1)))
+    x[1, 2, 32:64] = 0
+    x[2, 3] = 0
+    x[:, :, 32:64] *= np.exp2(-rng.integers(0, 30, (4, 5, 1)))
+    rounded, coarsest = round_int8_by_powers(x), np.abs(x).max(axis=-1) / 127
+    for begin in (0, 32, 64):
+        group = x[..., begin : begin + 32]
+        for place in np.ndindex(4, 5):
+            fitting = [s for s in range(21) if np.abs(group[place]).max() * 2**s <= coarsest[place] * 127]
+            step = coarsest[place] / 2 ** max(fitting)
+            expected = np.rint(group[place] / step) * step if step else 0 * group[place]
+            np.testing.assert_allclose(rounded[place][begin : begin + 32], expected, rtol=1e-12)
 
 
 def test_unknown_ops_are_refused():

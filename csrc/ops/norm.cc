@@ -29,10 +29,10 @@ void check_norm(const Check& c) {
 }
 
 // Deals tiles of rows out whole, so that no two lanes write to one cache line; where there are too few tiles, parts of
-// their columns.
+// their columns: no more than lanes where each part looks at whole rows.
 template <class Body>
 void share_tiles(const ActivationView& out, Worker& w, Body&& body) {
-  const int64_t tiles = out.tiles().count(), wanted = int64_t{4} * w.lane.count();
+  const int64_t tiles = out.tiles().count(), wanted = int64_t{out.has_row_scale() ? 1 : 4} * w.lane.count();
   if (tiles == 0) return;  // a step without outputs
   const int64_t units = (out.cols + kColsTogether - 1) / kColsTogether;
   const int64_t parts = w.alone || tiles >= wanted ? 1 : std::min(units, (wanted + tiles - 1) / tiles);

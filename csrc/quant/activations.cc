@@ -43,9 +43,14 @@ void copy_rows(const ActivationView& from, int64_t first, const ActivationView& 
   for (int64_t row = 0; row < to.rows; ++row) {
     const Placed source(from, first + row), target(to, row);
     copy_data(source, target);
+    if (to.has_row_scale()) to.row_scale[row] = from.row_scale[first + row];
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t here = source.group(g), there = target.group(g);
-      to.scale[there] = from.scale[here];
+      if (to.has_row_scale()) {
+        to.exponent[there] = from.exponent[here];
+      } else {
+        to.scale[there] = from.scale[here];
+      }
       to.correction[there] = from.correction[here];
       to.scaled_sum[there] = from.scaled_sum[here];
     }

@@ -15,6 +15,16 @@
 //                                                                             too much
 //          scaled_sum   f32    [tile][n_groups][rows of the tile]             scale * sum(q): multiplies a weight
 //                                                                             group's offset
+//
+// In groups of 32 a multiplication for each group's scale would cost as much as a quarter of its products on the same
+// pipes. There a row has one scale, and its groups have powers of two, which an integer addition multiplies with:
+//
+//          row_scale    f32    [rows]                                         2^-20 * max|x| / 127 over the row
+//          exponent     int32  [tile][n_groups][rows of the tile]             e << 23 in the place of `scale`; x is
+//                                                                             row_scale * 2^e * q, 0 <= e <= 20
+//
+// e is the least for which the group fits into +-127, and never negative: the bits of a weight group's scale may be
+// those of zero.
 #pragma once
 
 #include <cstdint>
@@ -51,6 +61,7 @@ struct RowFormat {
     if (bits == 8) return group == 32 || group == 64 || group == 128;
     return (bits == 16 && group == 2) || (bits == 32 && group == 1);
   }
+  constexpr bool has_row_scale() const { return bits == 8 && group == 32; }
   constexpr bool operator==(const RowFormat&) const = default;
   std::string name() const;  // "f32", "bf16", "q8(32)"
 };
@@ -61,14 +72,17 @@ constexpr RowFormat activation_format(const WeightFormat& f) { return {f.quantiz
 struct ActivationView {
   int8_t* data = nullptr;  // bytes, whatever they hold
   float* scale = nullptr;
+  int32_t* exponent = nullptr;  // where `scale` is
   int32_t* correction = nullptr;
   float* scaled_sum = nullptr;
+  float* row_scale = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;  // as in the float source; storage is padded to whole groups with zeros
   int bits = 0;      // 16 or 8
   int64_t group = 0;
   bool wide_runs = false;  // for instructions that multiply matrices
 
+  bool has_row_scale() const { return row_scale != nullptr; }
   RowTiles tiles() const { return {rows, wide_runs ? kMatrixTileRows : kMaxTileRows}; }
   int64_t run() const { return !wide_runs ? 4 : bits == 8 && group < 64 ? group : 64; }  // bytes that lie together
   // Byte `at` of the data of a tile's row `r`.
@@ -87,18 +101,27 @@ void copy_rows(const ActivationView& from, int64_t first, const ActivationView& 
 // Bytes of one row in all arrays together; a view of `rows` rows takes rows * this.
 constexpr int64_t activation_row_bytes(int64_t cols, const RowFormat& format) {
   const int64_t groups = (cols + format.group - 1) / format.group;
-  return groups * format.group * format.bits / 8 + (format.bits == 8 ? groups * 12 : 0);
+  return groups * format.group * format.bits / 8 + (format.bits == 8 ? groups * 12 : 0) +
+         (format.has_row_scale() ? 4 : 0);
 }
 
 // Lays the arrays of quantised rows out in `memory`: the 4-byte ones first, so that each is aligned.
 inline ActivationView activation_view(void* memory, int64_t rows, int64_t cols, const RowFormat& format,
                                       bool wide_runs = false) {
   const int64_t groups = format.bits == 8 ? (cols + format.group - 1) / format.group : 0;
-  float* scale = static_cast<float*>(memory);
-  float* scaled_sum = scale + rows * groups;
-  int32_t* correction = reinterpret_cast<int32_t*>(scaled_sum + rows * groups);
-  int8_t* data = reinterpret_cast<int8_t*>(correction + rows * groups);
-  return {data, scale, correction, scaled_sum, rows, cols, format.bits, format.group, wide_runs};
+  ActivationView view{.rows = rows, .cols = cols, .bits = format.bits, .group = format.group, .wide_runs = wide_runs};
+  uint8_t* at = static_cast<uint8_t*>(memory);
+  const auto take = [&]<class T>(T*& array, int64_t count) {
+    array = reinterpret_cast<T*>(at);
+    at += count * static_cast<int64_t>(sizeof(T));
+  };
+  if (format.has_row_scale()) take(view.row_scale, rows);
+  view.exponent = reinterpret_cast<int32_t*>(at);
+  take(view.scale, rows * groups);
+  take(view.scaled_sum, rows * groups);
+  take(view.correction, rows * groups);
+  take(view.data, 0);
+  return view;
 }
 
 }  // namespace jiffy

@@ -169,7 +169,9 @@ float reference_activation(const ActivationView& x, int64_t row, int64_t col) {
     std::memcpy(&bits, value, 2);
     return bf16_to_f32(bits);
   }
-  return x.scale[tile.first * x.groups() + col / x.group * tile.rows + r] * static_cast<float>(*value);
+  const int64_t at = tile.first * x.groups() + col / x.group * tile.rows + r;
+  const float scale = x.group == 32 ? std::ldexp(x.row_scale[row], x.exponent[at] >> 23) : x.scale[at];
+  return scale * static_cast<float>(*value);
 }
 
 std::vector<uint8_t> reference_pack(const float* x, int64_t rows, int64_t cols, const WeightFormat& f) {

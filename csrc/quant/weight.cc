@@ -71,9 +71,13 @@ float largest_magnitude(const float* x, int64_t n) {
   return std::bit_cast<float>(largest);
 }
 
-// What the weights of a file must stay below to be finite in this format. From half a step above the largest bf16,
-// 0x1.fep127, a float rounds to infinity.
-float limit(const WeightFormat& f) { return f.bits == 16 ? 0x1.ffp127f : std::numeric_limits<float>::infinity(); }
+// What the weights of a file must stay below in this format. From half a step above the largest bf16, 0x1.fep127, a
+// float rounds to infinity. The scales of integers are multiplied by up to 2^20 in their exponents, which must hold
+// that.
+float limit(const WeightFormat& f) {
+  if (f.quantized()) return 0x1p100f;
+  return f.bits == 16 ? 0x1.ffp127f : std::numeric_limits<float>::infinity();
+}
 
 // Packs one row after another; `floats` holds a decoded row.
 class RowPacker {
@@ -235,8 +239,10 @@ bool Weight::pack(int64_t begin, int64_t n_rows, SourceType type, ThreadPool& po
     largest[static_cast<size_t>(lane.id())] = packer.largest();
   });
   if (bad_row >= 0) {
-    const std::string found = matrix_.format.bits == 16 ? "NaN or infinity as bf16" : "NaN or infinity";
-    fail(ErrorKind::kFormat, name_, "finite weights", found + " in row " + std::to_string(bad_row));
+    const WeightFormat& f = matrix_.format;
+    const std::string expected = f.quantized() ? "finite weights below 2^100" : "finite weights";
+    const std::string found = f.quantized() ? "NaN, infinity or more" : f.bits == 16 ? "NaN or infinity as bf16" : "NaN or infinity";
+    fail(ErrorKind::kFormat, name_, expected, found + " in row " + std::to_string(bad_row));
   }
   for (const float x : largest) largest_ = std::fmax(largest_, x);
   return whole;

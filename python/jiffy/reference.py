@@ -86,7 +86,9 @@ class Reference:
         if not self.rounded:
             return x
         row_format = self.trace.values[at.outputs[0]].format
-        return round_bf16(x) if row_format.bits == 16 else round_int8(x, row_format.group)
+        if row_format.bits == 16:
+            return round_bf16(x)
+        return round_int8_by_powers(x) if row_format.group == 32 else round_int8(x, row_format.group)
 
     def _rotate_quantize(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
         signs = np.array([[(-1) ** (i & k).bit_count() for k in range(8)] for i in range(8)])
@@ -191,6 +193,21 @@ def round_int8(x: np.ndarray, group: int) -> np.ndarray:
     groups = padded.reshape(*x.shape[:-1], -1, group)
     scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
     rounded = np.rint(groups / np.where(scale == 0, 1, scale)) * scale
+    return rounded.reshape(padded.shape)[..., :n]
+
+
+def round_int8_by_powers(x: np.ndarray) -> np.ndarray:
+    """x as multiples, -127 to 127, of its rows' largest / 127, or of that over a power of two up to 2^20, for each 32
+    neighbours of the last axis the finest that they fit into."""
+    n = x.shape[-1]
+    padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -n % 32)])
+    groups = padded.reshape(*x.shape[:-1], -1, 32)
+    of_group = np.abs(groups).max(axis=-1, keepdims=True)
+    of_row = of_group.max(axis=-2, keepdims=True)
+    (row_mantissa, row_exponent), (mantissa, exponent) = np.frexp(of_row), np.frexp(of_group)
+    finer = np.where(of_group == 0, 20, np.clip(row_exponent - exponent - (row_mantissa < mantissa), 0, 20))
+    step = np.ldexp(of_row / 127, -finer)
+    rounded = np.rint(groups / np.where(step == 0, 1, step)) * step
     return rounded.reshape(padded.shape)[..., :n]
 
 

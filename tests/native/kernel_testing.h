@@ -1,6 +1,7 @@
 // What the tests of kernels share: random data, every instruction set against the first, packed matrices.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -63,7 +64,9 @@ struct Activations {
   }
   double scale(int64_t row, int64_t col) const {
     const auto [first, rows] = tile_of(row);
-    return view.scale[first * view.groups() + col / view.group * rows + row - first];
+    const int64_t at = first * view.groups() + col / view.group * rows + row - first;
+    if (!view.has_row_scale()) return view.scale[at];
+    return std::ldexp(static_cast<double>(view.row_scale[row]), view.exponent[at] >> 23);
   }
 
  private:

@@ -87,20 +87,64 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   x[5] = 0.0f;
   std::fill_n(x.begin() + 2 * cols, cols, 0.0f);
   const Kernels& kernels = select_kernels("auto");
-  const Activations q(kernels, x, rows, cols, {8, 64});
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) {
-      const double back = q.q(r, c) * q.scale(r, c);
-      CHECK(std::abs(q.q(r, c)) <= 127);
-      CHECK(std::fabs(back - x[static_cast<size_t>(r * cols + c)]) <= 0.5001 * q.scale(r, c));
+  for (const int64_t group : {32, 64, 128}) {
+    const Activations q(kernels, x, rows, cols, {8, group});
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) {
+        const double back = q.q(r, c) * q.scale(r, c);
+        CHECK(std::abs(q.q(r, c)) <= 127);
+        CHECK(std::fabs(back - x[static_cast<size_t>(r * cols + c)]) <= 0.5001 * q.scale(r, c));
+      }
     }
   }
   x[static_cast<size_t>(cols + 3)] = NAN;
-  on_every_isa("quantize NaN", [&](const Kernels& k) {
-    const Activations bad(k, x, rows, cols, {8, 64});
-    CHECK(std::isnan(bad.scale(1, 3)));
-    CHECK(!std::isnan(bad.scale(0, 3)));
-    return std::vector<int8_t>(bad.view.data, bad.view.data + 1);
+  x[static_cast<size_t>(4 * cols + 33)] = -INFINITY;
+  for (const int64_t group : {32, 64}) {
+    on_every_isa("quantize NaN", [&](const Kernels& k) {
+      const Activations bad(k, x, rows, cols, {8, group});
+      CHECK(std::isnan(bad.scale(1, 3)));
+      CHECK(std::isinf(bad.scale(4, 33)));
+      CHECK(std::isfinite(bad.scale(0, 3)));
+      return bad.memory;
+    });
+  }
+}
+
+// Rows from nothing to nearly infinity, whose groups are up to 2^40 times smaller.
+TEST(groups_of_32_take_the_finest_power_that_fits) {
+  const int64_t cols = 150, groups = 5, rows = 26;
+  std::vector<float> x = normal(static_cast<size_t>(rows * cols), 5);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      float& value = x[static_cast<size_t>(r * cols + c)];
+      const bool nothing = r % 5 == 3 && c / 32 == 2;
+      const int finer = static_cast<int>(r % 13 * (c / 32)) % 41, of_row = static_cast<int>(r * 15) % 210;
+      value = nothing ? 0.0f : std::ldexp(value, 122 - finer - of_row);
+    }
+  }
+  std::fill_n(x.begin() + 7 * cols, cols, 0.0f);
+  std::fill_n(x.begin() + 8 * cols, cols, 0x1p-140f);
+  on_every_isa("quantize by powers", [&](const Kernels& kernels) {
+    const Activations q(kernels, x, rows, cols, {8, 32});
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* const row = x.data() + r * cols;
+      const auto largest = [&](int64_t begin, int64_t end) {
+        double most = 0.0;
+        for (int64_t c = begin; c < std::min(end, cols); ++c) most = std::fmax(most, std::fabs(row[c]));
+        return most;
+      };
+      const double most = largest(0, cols);
+      for (int64_t g = 0; g < groups; ++g) {
+        double finest = most;
+        for (int i = 0; i < 20 && finest / 2 >= largest(32 * g, 32 * g + 32); ++i) finest /= 2;
+        if (most >= 0x1p-90) CHECK(std::fabs(q.scale(r, 32 * g) * 127 - finest) <= finest * 1e-6);
+        for (int64_t c = 32 * g; c < std::min(32 * g + 32, cols); ++c) {
+          const double expected = most >= 0x1p-90 ? row[c] : 0.0;
+          CHECK(std::fabs(q.value(r, c) - expected) <= 0.5001 * finest / 127);
+        }
+      }
+    }
+    return q.memory;
   });
 }
 

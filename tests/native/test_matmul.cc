@@ -130,6 +130,33 @@ TEST(matmul_is_exact_with_codes_at_both_ends) {
   }
 }
 
+// A scale of zero times a power of two is not quite zero in the kernels: its codes have to be. And what is not finite
+// is so in its row alone.
+TEST(integer_weights_of_nothing_give_nothing_and_keep_nan_in_its_row) {
+  ThreadPool pool(1);
+  const int64_t n = 37, k = 170, rows = 40;
+  std::vector<float> w = normal(static_cast<size_t>(n * k), 8);
+  std::fill_n(w.begin() + 5 * k, k, 0.0f);
+  for (int64_t i = 0; i < n; ++i) std::fill_n(w.begin() + i * k + 64, 32, 0.0f);
+  std::vector<float> x(static_cast<size_t>(rows * k), 0.0f);
+  for (int64_t r = 0; r < rows; ++r) std::fill_n(x.begin() + r * k + 64, 32, std::ldexp(1.0f, static_cast<int>(r)));
+  x[static_cast<size_t>(3 * k + 32)] = NAN;
+  x[static_cast<size_t>(12 * k)] = INFINITY;
+  for (const WeightFormat& format : all_formats()) {
+    if (format.group != 32 || format.offset == Offset::kZero) continue;
+    const auto weight = Weight::create("w", n, k, format);
+    weight->pack_rows(0, n, reinterpret_cast<const uint8_t*>(w.data()), SourceType::kF32, pool);
+    const std::vector<float> y = on_every_isa(("nothing, " + format.name()).c_str(), [&](const Kernels& kernels) {
+      return run_matmul(kernels, {*weight, x, rows}, false);
+    });
+    for (int64_t i = 0; i < rows * n; ++i) {
+      const bool finite = i / n != 3 && i / n != 12;
+      CHECK_EQ(std::isfinite(y[static_cast<size_t>(i)]), finite);
+      if (finite) CHECK_EQ(y[static_cast<size_t>(i)], 0.0f);
+    }
+  }
+}
+
 TEST(matmul_of_no_rows_does_nothing) {
   ThreadPool pool(1);
   for (const WeightFormat& format : all_formats()) {

@@ -117,13 +117,21 @@ TEST(recorded_quantised_rows_are_the_floats_that_they_stand_for) {
     const Value& type = program->values()[static_cast<size_t>(at.outputs[0])];
     for (size_t i = 0; i < rows[0].size(); ++i) {
       const int64_t row = static_cast<int64_t>(i) / type.width, col = static_cast<int64_t>(i) % type.width;
-      const int64_t first = col / type.format.group * type.format.group,
-                    last = std::min(first + type.format.group, type.width);
-      float largest = 0.0f;
-      for (int64_t c = first; c < last; ++c) {
-        largest = std::max(largest, std::abs(rows[0][static_cast<size_t>(row * type.width + c)]));
+      const int64_t first = col / type.format.group * type.format.group;
+      const auto largest = [&](int64_t begin, int64_t end) {
+        float most = 0.0f;
+        for (int64_t c = begin; c < std::min(end, type.width); ++c) {
+          most = std::max(most, std::abs(rows[0][static_cast<size_t>(row * type.width + c)]));
+        }
+        return most;
+      };
+      float most = largest(first, first + type.format.group);
+      if (type.format.has_row_scale()) {
+        float step = largest(0, type.width);
+        while (step / 2 >= most) step /= 2;
+        most = step;
       }
-      const float bound = type.format.bits == 8 ? largest / 254.0f * 1.0001f : std::abs(rows[0][i]) * 0x1p-8f;
+      const float bound = type.format.bits == 8 ? most / 254.0f * 1.0001f : std::abs(rows[0][i]) * 0x1p-8f;
       CHECK(std::abs(rows[0][i] - rows[1][i]) <= bound);
     }
     ++n_seen;

@@ -11,7 +11,8 @@ struct TileArgs {
   const uint8_t* slab[2];
   const int8_t* data;  // [cols_padded / 4][step][4], from the first row in question
   RowGroups x;         // [n_groups][step]
-  int64_t step;        // rows of the whole tile
+  const float* row_scale;
+  int64_t step;  // rows of the whole tile
   int64_t groups;
   int units_per_group;
   bool f32_header;
@@ -106,7 +107,7 @@ inline void add_unit_8bit(GroupSums<kSlabs, kRows>& acc, const TileArgs& t, cons
 }
 
 // acc[s][r,:] of kRows rows against kSlabs slabs.
-template <int kBits, Offset kOffset, int kSlabs>
+template <int kBits, class Kind, int kSlabs>
 struct CodeTile {
   template <int kRows, bool kFar>
   static void run(const TileArgs& t) {
@@ -120,7 +121,7 @@ struct CodeTile {
     for (int64_t g = 0; g < t.groups; ++g) {
       Header header[kSlabs];
       for (int s = 0; s < kSlabs; ++s) {
-        header[s] = read_header<kOffset>(t.f32_header, g, line[s], pair[s]);
+        header[s] = read_header<Kind::kOffset>(t.f32_header, g, line[s], pair[s]);
         line[s] = header[s].codes;
       }
       GroupSums<kSlabs, kRows> acc;
@@ -134,7 +135,7 @@ struct CodeTile {
       for (int s = 0; s < kSlabs; ++s) add_groups(total[s], acc, s, header[s], t.x, g * t.step);
     }
     for (int s = 0; s < kSlabs; ++s) {
-      for (int r = 0; r < kRows; ++r) store(t.acc[s] + r * kLanes, total[s][r]);
+      for (int r = 0; r < kRows; ++r) store(t.acc[s] + r * kLanes, end_groups<Kind>(total[s][r], t.row_scale, r));
     }
   }
 
@@ -142,28 +143,34 @@ struct CodeTile {
   static void add_groups(Floats (&total)[kRows], const GroupSums<kSlabs, kRows>& acc, int s, const Header& header,
                          const RowGroups& x, int64_t at) {
     for (int r = 0; r < kRows; ++r) {
-      const Ints sum = without_bias<kBits, kOffset>(acc.of(s, r), x.correction[at + r]);
-      total[r] = add_group<kOffset>(total[r], sum, header.scale, header.offset, x, at + r);
+      const Ints sum = without_bias<kBits, Kind::kOffset>(acc.of(s, r), x.correction[at + r]);
+      total[r] = add_group<Kind>(total[r], sum, header.scale, header.offset, x, at + r);
     }
   }
 };
 
-template <int kBits, Offset kOffset, int kSlabs>
-struct Tile : CodeTile<kBits, kOffset, kSlabs> {
-  static constexpr int kMostRows = kSlabs == 2 ? kRowsAtOnce / 2 : kCodeRowsAtOnce;
+// Two slabs: long groups want 12 chains to hide the latency of vpdpbusd; short ones interrupt them with scales and
+// offsets, which then spill. A Zen 5 core, 512 x 2048 x 2048, 1100 GOPS at most, one slab with 12 rows / two with 6 /
+// two with 4: i4 645 / 705 / 735, i4a 580 / 635 / 690, i4g128 835 / 885 / 805, i8 790 / 875 / 790.
+template <class Kind>
+constexpr int kRowsOfTwoSlabs = Kind::kPowers ? 4 : 6;
+
+template <int kBits, class Kind, int kSlabs>
+struct Tile : CodeTile<kBits, Kind, kSlabs> {
+  static constexpr int kMostRows = kSlabs == 2 ? kRowsOfTwoSlabs<Kind> : kCodeRowsAtOnce;
 };
 
 #ifdef JIFFY_BYTES_BY_HALVES
 // Few rows wait for memory, and read one stream. More meet each group in two halves of the outputs, and all sums leave
 // the registers to be scaled.
-template <Offset kOffset>
-struct Tile<8, kOffset, 1> {
+template <class Kind>
+struct Tile<8, Kind, 1> {
   static constexpr int kMostRows = kMaxTileRows;
 
   template <int kRows, bool kFar>
   static void run(const TileArgs& t) {
     if constexpr (kRows <= kRowsAtOnce) {
-      CodeTile<8, kOffset, 1>::template run<kRows, kFar>(t);
+      CodeTile<8, Kind, 1>::template run<kRows, kFar>(t);
     } else {
       run_halves<kRows>(t);
     }
@@ -180,55 +187,50 @@ struct Tile<8, kOffset, 1> {
     const int8_t* a = t.data;
     for (int r = 0; r < kRows; ++r) store(t.acc[0] + r * kLanes, zeros());
     for (int64_t g = 0; g < t.groups; ++g, a += lines * 4 * t.step) {
-      const Header header = read_header<kOffset>(t.f32_header, g, line, pair);
+      const Header header = read_header<Kind::kOffset>(t.f32_header, g, line, pair);
       sum_bytes<kRows, 0>(header.codes, lines, a, t.step, sums, ahead);
       sum_bytes<kRows, 1>(header.codes, lines, a, t.step, sums, ahead);
       line = header.codes + lines * kLineBytes;
       for (int r = 0; r < kRows; ++r) {
         const Ints sum = bits(load(reinterpret_cast<const float*>(sums + r * kLanes)));
         float* const acc = t.acc[0] + r * kLanes;
-        store(acc, add_group<kOffset>(load(acc), sum, header.scale, header.offset, t.x, g * t.step + r));
+        store(acc, add_group<Kind>(load(acc), sum, header.scale, header.offset, t.x, g * t.step + r));
       }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      float* const acc = t.acc[0] + r * kLanes;
+      store(acc, end_groups<Kind>(load(acc), t.row_scale, r));
     }
   }
 };
 #endif
 
-template <int kBits, int kSlabs>
-void run_tile(Offset offset, int64_t rows, bool far, const TileArgs& t) {
-  constexpr int kMost = Tile<kBits, Offset::kNone, kSlabs>::kMostRows;
-  switch (offset) {
-    case Offset::kNone:
-      return run_rows<Tile<kBits, Offset::kNone, kSlabs>, kMost>(rows, far, t);
-    case Offset::kMin:
-      return run_rows<Tile<kBits, Offset::kMin, kSlabs>, kMost>(rows, far, t);
-    case Offset::kZero:
-      return run_rows<Tile<kBits, Offset::kZero, kSlabs>, kMost>(rows, far, t);
-  }
-}
-
-// Long groups want 12 chains to hide the latency of vpdpbusd; short ones interrupt them with scales and offsets, which
-// then spill. A Zen 5 core, 512 x 2048 x 2048, 1100 GOPS at most, one slab with 12 rows / two with 6 / two with 4:
-// i4 645 / 705 / 735, i4a 580 / 635 / 690, i4g128 835 / 885 / 805, i8 790 / 875 / 790.
-constexpr int64_t rows_for_two_slabs(const WeightFormat& f) { return f.group == 32 ? 4 : 6; }
-
-}  // namespace
-
-void integer_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
+template <int kBits, class Kind>
+void run_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
   const WeightFormat& f = p.weight.format;
   const int64_t groups = p.x.groups();
-  const int alone = f.bits == 4 ? Tile<4, Offset::kNone, 1>::kMostRows : Tile<8, Offset::kNone, 1>::kMostRows;
-  each_part(slabs, tile, slabs.warm, {alone, rows_for_two_slabs(f)}, [&](RowTile part, int64_t s, auto together) {
+  constexpr MostRows kMost{Tile<kBits, Kind, 1>::kMostRows, kRowsOfTwoSlabs<Kind>};
+  each_part(slabs, tile, slabs.warm, kMost, [&](RowTile part, int64_t s, auto together) {
     constexpr int kSlabs = decltype(together)::value;
     const TileArgs args{.slab = {slabs.data[s], slabs.data[s + kSlabs - 1]},
                         .data = p.x.place(tile, part.first, 0),
                         .x = RowGroups(p.x, tile.first * groups + part.first),
+                        .row_scale = Kind::kPowers ? p.x.row_scale + tile.first + part.first : nullptr,
                         .step = tile.rows,
                         .groups = groups,
                         .units_per_group = f.group / kUnit,
                         .f32_header = f.scale == ScaleType::kF32,
                         .acc = {sums[s] + part.first * kLanes, sums[s + kSlabs - 1] + part.first * kLanes}};
-    (f.bits == 4 ? run_tile<4, kSlabs> : run_tile<8, kSlabs>)(f.offset, part.rows, p.far_prefetch, args);
+    run_rows<Tile<kBits, Kind, kSlabs>, Tile<kBits, Kind, kSlabs>::kMostRows>(part.rows, p.far_prefetch, args);
+  });
+}
+
+}  // namespace
+
+void integer_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
+  with_group_kind(p.weight.format, [&](auto kind) {
+    using Kind = decltype(kind);
+    p.weight.format.bits == 4 ? run_tile<4, Kind>(p, slabs, tile, sums) : run_tile<8, Kind>(p, slabs, tile, sums);
   });
 }
 

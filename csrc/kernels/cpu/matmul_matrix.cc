@@ -68,8 +68,10 @@ SlabCodes open_slab(const PackedMatrix& w, int64_t slab, int64_t groups, float* 
 struct MatrixArgs {
   const int8_t* data;  // [cols_padded / cols_at_once][rows][cols_at_once]
   RowGroups x;         // [n_groups][rows]
+  const float* row_scale;
   int64_t rows;        // of the tile
-  int64_t first, end;  // groups
+  int64_t first, end;  // groups, of
+  int64_t groups;
   int64_t group, cols_at_once;
   const int32_t* biases;  // [end - first][16] of the rows: what biased codes add too much
   Sums* sums;             // [kUnderWay]
@@ -83,7 +85,7 @@ inline void multiply_run(const MatrixArgs& t, const int8_t* codes, int64_t col) 
 }
 
 // Adds the sums of a group to the totals of the rows [kFrom, kTo).
-template <int kBits, Offset kOffset, int kFrom, int kTo, int kRows>
+template <int kBits, class Kind, int kFrom, int kTo, int kRows>
 inline __attribute__((always_inline)) void add_sums(const MatrixArgs& t, const SlabCodes& w, int64_t g,
                                                     Floats (&total)[kRows]) {
   const int32_t* sums = t.sums[g % kUnderWay];
@@ -93,12 +95,12 @@ inline __attribute__((always_inline)) void add_sums(const MatrixArgs& t, const S
   for (int r = kFrom; r < kTo; ++r) {
     Ints sum = bits(load(reinterpret_cast<const float*>(sums + r * kLanes)));
     if constexpr (kBits == 8) sum = add(sum, splat(biases[r]));
-    total[r] = add_group<kOffset>(total[r], sum, scale, offset, t.x, g * t.rows + r);
+    total[r] = add_group<Kind>(total[r], sum, scale, offset, t.x, g * t.rows + r);
   }
 }
 
 // Multiplies group g, stores the sums of the one before, adds those of the one before that.
-template <int kBits, Offset kOffset, int kSums, int kRows>
+template <int kBits, class Kind, int kSums, int kRows>
 inline __attribute__((always_inline)) void step(const MatrixArgs& t, const SlabCodes& w, int64_t g,
                                                 Floats (&total)[kRows]) {
   if (g > t.first && g <= t.end) store_tile<1 - kSums>(t.sums[(g - 1) % kUnderWay]);
@@ -108,25 +110,28 @@ inline __attribute__((always_inline)) void step(const MatrixArgs& t, const SlabC
     clear_tile<kSums>();
     multiply_run<kBits, kSums>(t, codes, g * t.group);
   }
-  if (has_sums) add_sums<kBits, kOffset, 0, kRows / 2>(t, w, g - 2, total);
+  if (has_sums) add_sums<kBits, Kind, 0, kRows / 2>(t, w, g - 2, total);
   if (g < t.end && t.group > t.cols_at_once) {
     multiply_run<kBits, kSums>(t, codes + t.cols_at_once * kLanes, g * t.group + t.cols_at_once);
   }
-  if (has_sums) add_sums<kBits, kOffset, kRows / 2, kRows>(t, w, g - 2, total);
+  if (has_sums) add_sums<kBits, Kind, kRows / 2, kRows>(t, w, g - 2, total);
 }
 
-// acc[0:kRows][16]; the rows beyond the tile's are of no account.
-template <int kBits, int kRows, Offset kOffset>
+// acc[0:kRows][16] up to group t.end, of t.groups; the rows beyond the tile's are of no account.
+template <int kBits, int kRows, class Kind>
 void multiply(const MatrixArgs& t, const SlabCodes& w, float* acc) {
   Floats total[kRows];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) total[r] = t.first == 0 ? zeros() : load(acc + r * kLanes);
   for (int64_t g = t.first; g < t.end + 2; g += 2) {
-    step<kBits, kOffset, 0>(t, w, g, total);
-    if (g + 1 < t.end + 2) step<kBits, kOffset, 1>(t, w, g + 1, total);
+    step<kBits, Kind, 0>(t, w, g, total);
+    if (g + 1 < t.end + 2) step<kBits, Kind, 1>(t, w, g + 1, total);
   }
+  const bool all = t.end == t.groups;
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) store(acc + r * kLanes, total[r]);
+  for (int r = 0; r < kRows; ++r) {
+    store(acc + r * kLanes, all ? end_groups<Kind>(total[r], t.row_scale, r) : total[r]);
+  }
 }
 
 // -128 times the sums of the rows' codes in the groups [first, end).
@@ -137,11 +142,11 @@ void find_biases(const MatrixArgs& t, int32_t* to) {
   }
 }
 
-template <int kBits, Offset kOffset>
+template <int kBits, class Kind>
 void run(const MatmulArgs& p) {
   const RowTiles tiles = p.x.tiles();
   const int64_t most = tiles.tile(tiles.count() - 1).rows, groups = p.x.groups(), group = p.weight.format.group;
-  const auto multiply_tile = most <= 12 ? multiply<kBits, 12, kOffset> : multiply<kBits, 16, kOffset>;
+  const auto multiply_tile = most <= 12 ? multiply<kBits, 12, Kind> : multiply<kBits, 16, Kind>;
   alignas(64) Sums sums[kUnderWay] = {};
   alignas(64) int32_t biases[kMostGroups * kLanes];
   SlabCodes codes[2];
@@ -151,7 +156,7 @@ void run(const MatmulArgs& p) {
       [&](const Slabs& slabs) {
         for (int64_t i = 0; i < slabs.count; ++i) {
           float* const scratch = p.scratch + i * matmul_scratch_floats(p.x.padded()) / 2;
-          codes[i] = open_slab<kBits, kOffset>(*slabs.matrix[i], slabs.slab[i], groups, scratch);
+          codes[i] = open_slab<kBits, Kind::kOffset>(*slabs.matrix[i], slabs.slab[i], groups, scratch);
         }
       },
       [&](const Panel& panel, const Slabs& slabs, PanelSums& acc) {
@@ -160,9 +165,11 @@ void run(const MatmulArgs& p) {
             const RowTile tile = tiles.tile(t);
             const MatrixArgs args{p.x.place(tile, 0, 0),
                                   RowGroups(p.x, tile.first * groups),
+                                  Kind::kPowers ? p.x.row_scale + tile.first : nullptr,
                                   tile.rows,
                                   g,
                                   smaller(groups, g + kPanelCols / group),
+                                  groups,
                                   group,
                                   p.x.run(),
                                   biases,
@@ -175,23 +182,12 @@ void run(const MatmulArgs& p) {
   release_tiles();
 }
 
-template <int kBits>
-void run(const MatmulArgs& p) {
-  switch (p.weight.format.offset) {
-    case Offset::kNone:
-      return run<kBits, Offset::kNone>(p);
-    case Offset::kMin:
-      return run<kBits, Offset::kMin>(p);
-    case Offset::kZero:
-      return run<kBits, Offset::kZero>(p);
-  }
-}
-
 }  // namespace
 
 void matmul_by_matrix_tiles(const MatmulArgs& p) {
-  if (p.weight.format.bits == 4) return run<4>(p);
-  run<8>(p);
+  with_group_kind(p.weight.format, [&](auto kind) {
+    p.weight.format.bits == 4 ? run<4, decltype(kind)>(p) : run<8, decltype(kind)>(p);
+  });
 }
 
 }  // namespace jiffy::JIFFY_ISA

@@ -78,18 +78,13 @@ inline auto four_bytes(const int8_t* a) {
   }
 }
 
-template <int kCount>
-struct Count {
-  static constexpr int value = kCount;
-};
-
 // How many rows registers take at most with one slab and with two.
 struct MostRows {
   int64_t one = kRowsAtOnce, two = kRowsAtOnce;
 };
 
-// body(part, slab, Count<n>) for parts of the tile's rows, counted within it, and n slabs from `slab` on: both if they
-// are wanted together, else one after the other, each a stream of its own.
+// body(part, slab, Constant<n>) for parts of the tile's rows, counted within it, and n slabs from `slab` on: both if
+// they are wanted together, else one after the other, each a stream of its own.
 template <class Body>
 inline void each_part(const SlabPair& slabs, RowTile tile, bool together, MostRows most, Body&& body) {
   const auto all_parts = [&](int64_t at_most, auto&& use) {
@@ -97,10 +92,10 @@ inline void each_part(const SlabPair& slabs, RowTile tile, bool together, MostRo
     for (int64_t i = 0; i < parts.count(); ++i) use(parts.tile(i));
   };
   if constexpr (kTwoSlabs) {
-    if (together && slabs.count == 2) return all_parts(most.two, [&](RowTile part) { body(part, 0, Count<2>{}); });
+    if (together && slabs.count == 2) return all_parts(most.two, [&](RowTile part) { body(part, 0, Constant<2>{}); });
   }
   for (int64_t s = 0; s < slabs.count; ++s) {
-    all_parts(most.one, [&](RowTile part) { body(part, s, Count<1>{}); });
+    all_parts(most.one, [&](RowTile part) { body(part, s, Constant<1>{}); });
   }
 }
 

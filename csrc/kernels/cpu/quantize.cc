@@ -13,8 +13,7 @@ namespace {
 
 // The numbers [begin, end) of a tile's row `r` rounded to bf16, by pairs.
 template <class Value>
-void round_cols(const Value& value, const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin,
-                int64_t end) {
+void round_cols(Value& value, const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = static_cast<int>(smaller(kLanes, end - i));
     uint16_t rounded[kLanes];
@@ -29,14 +28,39 @@ void round_cols(const Value& value, const ActivationView& out, const RowTile& ti
   }
 }
 
-// Where the codes of a group's row go, 16 at a time.
+// A tile of rows in groups. What a group needs to know is found once: a division takes as long as 8 columns.
+struct TileGroups {
+  const ActivationView& out;
+  int64_t first, rows, cols, group, run;
+  int8_t* data;
+  int64_t scales;  // where those of the first group lie
+
+  TileGroups(const ActivationView& out, const RowTile& tile)
+      : out(out),
+        first(tile.first),
+        rows(tile.rows),
+        cols(out.cols),
+        group(out.group),
+        run(out.run()),
+        data(out.place(tile, 0, 0)),
+        scales(tile.first * out.groups()) {}
+};
+
+// Group `index` of row `row` of a tile, the columns from `begin` on.
+struct RowGroup {
+  int64_t row, index, begin;
+
+  int64_t place(const TileGroups& t) const { return t.scales + index * t.rows + row; }
+};
+
+// Where the codes of a group go, 16 at a time.
 struct CodesInRuns {
   int8_t* to;
   int64_t run, rows;
   int64_t left;  // of the run
 
-  CodesInRuns(const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin)
-      : to(out.place(tile, r, begin)), run(out.run()), rows(tile.rows), left(run) {}
+  CodesInRuns(const TileGroups& t, const RowGroup& at)
+      : to(t.data + at.begin * t.rows + at.row * t.run), run(t.run), rows(t.rows), left(run) {}
 
   void put(Ints codes) {
     if (run == 4) {
@@ -52,31 +76,81 @@ struct CodesInRuns {
   }
 };
 
-// One group of row `r` of a tile; whole: no lane of it is padding.
+// body(column, lanes) for the numbers of a group; whole: no lane of it is padding.
+template <bool kWhole, class Body>
+void each_vector(const TileGroups& t, int64_t begin, Body&& body) {
+  const int64_t end = kWhole ? begin + t.group : t.cols;
+  for (int64_t i = begin; i < end; i += kLanes) body(i, kWhole ? kLanes : static_cast<int>(smaller(kLanes, end - i)));
+}
+
 template <bool kWhole, class Value>
-void quantize_group(const Value& value, const ActivationView& out, const RowTile& tile, int64_t r, int64_t begin) {
-  const int64_t end = kWhole ? begin + out.group : out.cols;
-  const auto lanes = [=](int64_t i) { return kWhole ? kLanes : static_cast<int>(smaller(kLanes, end - i)); };
-  Ints magnitudes = splat(int32_t{0});
-  for (int64_t i = begin; i < end; i += kLanes) {
-    magnitudes = max(magnitudes, abs_bits(value(i, lanes(i))));
-  }
-  const Int8Grid grid = int8_grid(magnitudes);
-  CodesInRuns codes(out, tile, r, begin);
+Ints magnitudes(Value& value, const TileGroups& t, int64_t begin) {
+  Ints largest = splat(int32_t{0});
+  each_vector<kWhole>(t, begin, [&](int64_t i, int n) { largest = max(largest, abs_bits(value(i, n))); });
+  return largest;
+}
+
+// Stores the codes of a group and what belongs to their sum.
+template <bool kWhole, class Value>
+void round_group(Value& value, const Int8Grid& grid, const TileGroups& t, const RowGroup& at) {
+  CodesInRuns codes(t, at);
   Ints total = splat(int32_t{0});
-  for (int64_t i = begin; i < end; i += kLanes) {
-    const Ints q = grid.codes(value(i, lanes(i)));
+  int64_t next = at.begin;
+  each_vector<kWhole>(t, at.begin, [&](int64_t i, int n) {
+    const Ints q = grid.codes(value(i, n));
     total = add(total, q);
     codes.put(q);
-  }
-  for (int64_t i = (end + kLanes - 1) / kLanes * kLanes; i < begin + out.group; i += kLanes) {
-    codes.put(splat(int32_t{0}));
-  }
+    next = i + kLanes;
+  });
+  for (; !kWhole && next < at.begin + t.group; next += kLanes) codes.put(splat(int32_t{0}));
   const int32_t q_sum = sum(total);
-  const int64_t at = tile.first * out.groups() + begin / out.group * tile.rows + r;
-  out.scale[at] = grid.scale;
-  out.correction[at] = -8 * q_sum;
-  out.scaled_sum[at] = grid.scale * static_cast<float>(q_sum);
+  t.out.correction[at.place(t)] = -8 * q_sum;
+  t.out.scaled_sum[at.place(t)] = grid.scale * static_cast<float>(q_sum);
+}
+
+// The scale of row `row` of a tile, and the exponents of its groups that begin in [begin, end). All of the row is
+// looked at, for any of them.
+template <class Value>
+RowGrid choose_powers(Value& value, const TileGroups& t, int64_t row, int64_t begin, int64_t end) {
+  Ints largest = splat(int32_t{0});
+  RowGroup at{row, 0, 0};
+  for (; at.begin < t.cols; at.begin += t.group, ++at.index) {
+    const bool whole = at.begin + t.group <= t.cols;
+    const Ints of_group = whole ? magnitudes<true>(value, t, at.begin) : magnitudes<false>(value, t, at.begin);
+    largest = max(largest, of_group);
+    if (at.begin >= begin && at.begin < end) t.out.exponent[at.place(t)] = max_lane(of_group);
+  }
+  const RowGrid grid(max_lane(largest));
+  for (at = {row, begin / t.group, begin}; at.begin < end; at.begin += t.group, ++at.index) {
+    int32_t& exponent = t.out.exponent[at.place(t)];
+    exponent = grid.exponent(exponent);
+  }
+  if (begin == 0) t.out.row_scale[t.first + row] = grid.scale;
+  return grid;
+}
+
+template <bool kWhole, class Value>
+void quantize_group(Value& value, const RowGrid& powers, const TileGroups& t, const RowGroup& at) {
+  if (t.out.has_row_scale()) return round_group<kWhole>(value, powers.at(t.out.exponent[at.place(t)]), t, at);
+  const Int8Grid grid = int8_grid(max_lane(magnitudes<kWhole>(value, t, at.begin)));
+  t.out.scale[at.place(t)] = grid.scale;
+  round_group<kWhole>(value, grid, t, at);
+}
+
+// The groups of a tile that begin in [begin, end); values[r] gives the numbers of its row `r`.
+template <class Value>
+void quantize_rows(Value (&values)[kMatrixTileRows], const TileGroups& t, int64_t begin, int64_t end) {
+  RowGrid powers[kMatrixTileRows];
+  for (int64_t r = 0; t.out.has_row_scale() && r < t.rows; ++r) {
+    powers[r] = choose_powers(values[r], t, r, begin, end);
+  }
+  for (int64_t i = begin, index = begin / t.group; i < end; i += t.group, ++index) {
+    const bool whole = i + t.group <= t.cols;
+    for (int64_t r = 0; r < t.rows; ++r) {
+      const RowGroup at{r, index, i};
+      whole ? quantize_group<true>(values[r], powers[r], t, at) : quantize_group<false>(values[r], powers[r], t, at);
+    }
+  }
 }
 
 // value_of(row) gives the numbers of a row.
@@ -87,30 +161,35 @@ void quantize_tiles(const ActivationView& out, const TileRange& range, ValueOf&&
     using Value = decltype(value_of(tile.first));
     Value values[kMatrixTileRows];
     for (int64_t r = 0; r < tile.rows; ++r) values[r] = value_of(tile.first + r);
-    if (out.bits == 16) {
-      const int64_t end = smaller(range.end_col, out.cols);
-      for (int64_t r = 0; r < tile.rows; ++r) round_cols(values[r], out, tile, r, range.first_col, end);
+    if (out.bits == 8) {
+      quantize_rows(values, TileGroups(out, tile), range.first_col, range.end_col);
       continue;
     }
-    for (int64_t i = range.first_col; i < range.end_col; i += out.group) {
-      const bool whole = i + out.group <= out.cols;
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        whole ? quantize_group<true>(values[r], out, tile, r, i) : quantize_group<false>(values[r], out, tile, r, i);
-      }
-    }
+    const int64_t end = smaller(range.end_col, out.cols);
+    for (int64_t r = 0; r < tile.rows; ++r) round_cols(values[r], out, tile, r, range.first_col, end);
   }
 }
 
-// The rotated numbers from `begin` on: three stages of sums and differences of whole vectors, no lane meets another.
+// Rotated numbers, by blocks: three stages of sums and differences of whole vectors, no lane meets another.
 struct Rotated {
+  const float* row = nullptr;
+  int64_t block = -1;
   float x[kRotated];
-  int64_t begin = 0;
 
-  void rotate(const float* from) {
+  Rotated() {}
+  explicit Rotated(const float* row) : row(row) {}
+  Floats operator()(int64_t i, int n) {
+    if (i / kRotated != block) rotate(i / kRotated);
+    return load_first(x + i % kRotated, n);
+  }
+
+ private:
+  void rotate(int64_t which) {
     constexpr int kVectors = kRotated / kLanes;
     static_assert(kVectors == 8);
+    block = which;
     Floats v[kVectors];
-    for (int i = 0; i < kVectors; ++i) v[i] = load(from + i * kLanes);
+    for (int i = 0; i < kVectors; ++i) v[i] = load(row + block * kRotated + i * kLanes);
     for (int half = 1; half < kVectors; half *= 2) {
       for (int i = 0; i < kVectors; ++i) {
         if ((i & half) != 0) continue;
@@ -121,7 +200,6 @@ struct Rotated {
     }
     for (int i = 0; i < kVectors; ++i) store(x + i * kLanes, v[i]);
   }
-  Floats operator()(int64_t i, int n) const { return load_first(x + (i - begin), n); }
 };
 
 }  // namespace
@@ -131,17 +209,7 @@ void quantize(const QuantizeArgs& a) {
 }
 
 void rotate_quantize(const RotateQuantizeArgs& a) {
-  Rotated block;
-  for (int64_t t = a.tiles.begin; t < a.tiles.end; ++t) {
-    const RowTile tile = a.out.tiles().tile(t);
-    for (block.begin = a.tiles.first_col; block.begin < a.tiles.end_col; block.begin += kRotated) {
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        block.rotate(a.x + (tile.first + r) * a.out.cols + block.begin);
-        for (int64_t i = 0; i < kRotated; i += a.out.group)
-          quantize_group<true>(block, a.out, tile, r, block.begin + i);
-      }
-    }
-  }
+  quantize_tiles(a.out, a.tiles, [&](int64_t row) { return Rotated(a.x + row * a.out.cols); });
 }
 
 void rms_norm_quantize(const RmsNormQuantizeArgs& a) {

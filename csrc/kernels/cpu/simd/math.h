@@ -8,6 +8,12 @@ namespace {
 
 inline constexpr int kLanes = 16;
 
+// A number as a type, for the parameter of a lambda.
+template <auto kValue>
+struct Constant {
+  static constexpr auto value = kValue;
+};
+
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // e^x to 2 ulp for x in [-87, 88.5], e^-87 below and for a NaN. Larger numbers are the caller's to keep out.
