@@ -126,7 +126,9 @@ struct CodeTile {
       }
       GroupSums<kSlabs, kRows> acc;
       acc.clear();
-      for (int u = 0; u < t.units_per_group; ++u) {
+      // For two slabs of i4 a loop of one costs 1.5 %; on AVX2, for one, the loop gains 7 %.
+      const int units = kSlabs == 2 && kBits == 4 && Kind::kPowers ? 1 : t.units_per_group;
+      for (int u = 0; u < units; ++u) {
         if constexpr (kBits == 4) add_unit_4bit<kFar>(acc, t, line, a);
         if constexpr (kBits == 8) add_unit_8bit<kFar>(acc, t, line, a);
         for (const uint8_t*& l : line) l += kBits * kLineBytes;  // 32 cols * kBits / 8 * 16 rows
@@ -134,7 +136,11 @@ struct CodeTile {
       }
       for (int s = 0; s < kSlabs; ++s) add_groups(total[s], acc, s, header[s], t.x, g * t.step);
     }
+    // Unrolled, so that GCC 12 doesn't keep the totals in memory and store them after each group (i4, 64 rows: 78 to 81
+    // % of a Zen 4's peak).
+#pragma GCC unroll 2
     for (int s = 0; s < kSlabs; ++s) {
+#pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) store(t.acc[s] + r * kLanes, end_groups<Kind>(total[s][r], t.row_scale, r));
     }
   }
