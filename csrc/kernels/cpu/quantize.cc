@@ -6,6 +6,7 @@
 // lane; by tiles: 0.3).
 #include "kernels/cpu/int8_grid.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/long_groups.h"
 #include "kernels/cpu/row_values.h"
 
 namespace jiffy::JIFFY_ISA {
@@ -28,6 +29,42 @@ void round_cols(const Value& value, const ActivationView& out, const RowTile& ti
     for (int64_t j = 0; j < (n + 1) / 2; ++j) __builtin_memcpy(to + j * step, rounded + 2 * j, 4);
   }
 }
+
+// Four rows from `row` on, the columns [begin, begin + 128).
+template <class Value>
+void round_four(const Value* values, const DwordRows& to, int64_t row, int64_t begin) {
+  for (int r = 0; r < kFourRows; ++r) values[row + r].prefetch(begin + kColsTogether);
+  for (int64_t i = begin; i < begin + kColsTogether; i += 2 * kLanes) {
+    Codes line[kFourRows];
+    for (int r = 0; r < kFourRows; ++r) {
+      line[r] = pack_bf16(values[row + r](i, kLanes), values[row + r](i + kLanes, kLanes));
+    }
+    store_lines(to, row, i / 2, kPairOrder, line);
+  }
+}
+
+template <class Value>
+void round_tile(const Value* values, const ActivationView& out, const RowTile& tile, const TileRange& range) {
+  const int64_t end = smaller(range.end_col, out.cols);
+  int64_t i = range.first_col;
+  if (!out.wide_runs && tile.rows >= kFourRows) {
+    const DwordRows to{out.place(tile, 0, 0), tile.rows};
+    for (; i + kColsTogether <= end; i += kColsTogether) {
+      by_fours(tile.rows, [&](int64_t row) { round_four(values, to, row, i); });
+    }
+  }
+  for (int64_t r = 0; r < tile.rows; ++r) round_cols(values[r], out, tile, r, i, end);
+}
+
+// The numbers of a tile's rows, by whole groups of 128.
+template <class Value>
+struct Groups {
+  const Value* values;
+  void operator()(int64_t row, int64_t begin, Floats (&v)[kGroupVectors]) const {
+    values[row].prefetch(begin + kLongGroup);
+    for (int k = 0; k < kGroupVectors; ++k) v[k] = values[row](begin + k * kLanes, kLanes);
+  }
+};
 
 // Where the codes of a group's row go, 16 at a time.
 struct CodesInRuns {
@@ -88,11 +125,16 @@ void quantize_tiles(const ActivationView& out, const TileRange& range, ValueOf&&
     Value values[kMatrixTileRows];
     for (int64_t r = 0; r < tile.rows; ++r) values[r] = value_of(tile.first + r);
     if (out.bits == 16) {
-      const int64_t end = smaller(range.end_col, out.cols);
-      for (int64_t r = 0; r < tile.rows; ++r) round_cols(values[r], out, tile, r, range.first_col, end);
+      round_tile(values, out, tile, range);
       continue;
     }
-    for (int64_t i = range.first_col; i < range.end_col; i += out.group) {
+    int64_t i = range.first_col;
+    if (in_long_groups(out, tile)) {
+      const int64_t end = smaller(range.end_col, out.cols / kLongGroup * kLongGroup);
+      quantize_long_groups(Groups<Value>{values}, out, tile, i, end);
+      i = end;
+    }
+    for (; i < range.end_col; i += out.group) {
       const bool whole = i + out.group <= out.cols;
       for (int64_t r = 0; r < tile.rows; ++r) {
         whole ? quantize_group<true>(values[r], out, tile, r, i) : quantize_group<false>(values[r], out, tile, r, i);
@@ -101,27 +143,46 @@ void quantize_tiles(const ActivationView& out, const TileRange& range, ValueOf&&
   }
 }
 
-// The rotated numbers from `begin` on: three stages of sums and differences of whole vectors, no lane meets another.
+// Three stages of sums and differences of whole vectors, no lane meets another.
+void hadamard(Floats (&v)[kGroupVectors]) {
+  static_assert(kRotated == kLongGroup && kGroupVectors == 8);
+#pragma GCC unroll 3
+  for (int half = 1; half < kGroupVectors; half *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kGroupVectors; ++i) {
+      if ((i & half) != 0) continue;
+      const Floats a = v[i], b = v[i + half];
+      v[i] = add(a, b);
+      v[i + half] = sub(a, b);
+    }
+  }
+}
+
+// The rotated numbers from `begin` on.
 struct Rotated {
   float x[kRotated];
   int64_t begin = 0;
 
   void rotate(const float* from) {
-    constexpr int kVectors = kRotated / kLanes;
-    static_assert(kVectors == 8);
-    Floats v[kVectors];
-    for (int i = 0; i < kVectors; ++i) v[i] = load(from + i * kLanes);
-    for (int half = 1; half < kVectors; half *= 2) {
-      for (int i = 0; i < kVectors; ++i) {
-        if ((i & half) != 0) continue;
-        const Floats a = v[i], b = v[i + half];
-        v[i] = add(a, b);
-        v[i + half] = sub(a, b);
-      }
-    }
-    for (int i = 0; i < kVectors; ++i) store(x + i * kLanes, v[i]);
+    Floats v[kGroupVectors];
+    for (int i = 0; i < kGroupVectors; ++i) v[i] = load(from + i * kLanes);
+    hadamard(v);
+    for (int i = 0; i < kGroupVectors; ++i) store(x + i * kLanes, v[i]);
   }
   Floats operator()(int64_t i, int n) const { return load_first(x + (i - begin), n); }
+};
+
+// The rotation in registers.
+struct RotatedGroups {
+  const float* x;
+  int64_t cols;
+
+  void operator()(int64_t row, int64_t begin, Floats (&v)[kGroupVectors]) const {
+    const Plain from{x + row * cols};
+    from.prefetch(begin + kLongGroup);
+    for (int k = 0; k < kGroupVectors; ++k) v[k] = from(begin + k * kLanes, kLanes);
+    hadamard(v);
+  }
 };
 
 }  // namespace
@@ -134,9 +195,14 @@ void rotate_quantize(const RotateQuantizeArgs& a) {
   Rotated block;
   for (int64_t t = a.tiles.begin; t < a.tiles.end; ++t) {
     const RowTile tile = a.out.tiles().tile(t);
+    const float* const x = a.x + tile.first * a.out.cols;
+    if (in_long_groups(a.out, tile)) {
+      quantize_long_groups(RotatedGroups{x, a.out.cols}, a.out, tile, a.tiles.first_col, a.tiles.end_col);
+      continue;
+    }
     for (block.begin = a.tiles.first_col; block.begin < a.tiles.end_col; block.begin += kRotated) {
       for (int64_t r = 0; r < tile.rows; ++r) {
-        block.rotate(a.x + (tile.first + r) * a.out.cols + block.begin);
+        block.rotate(x + r * a.out.cols + block.begin);
         for (int64_t i = 0; i < kRotated; i += a.out.group)
           quantize_group<true>(block, a.out, tile, r, block.begin + i);
       }
