@@ -6,7 +6,7 @@
 namespace jiffy {
 namespace {
 
-constexpr int64_t kRowsAtATime = 2;
+constexpr int64_t kRowsAtATime = 4;
 
 void check_eps(const Check& c) {
   c.that(c.at.attributes.eps >= 0.0f, "eps of at least 0", std::to_string(c.at.attributes.eps));

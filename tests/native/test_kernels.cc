@@ -148,6 +148,31 @@ TEST(groups_of_32_take_the_finest_power_that_fits) {
   });
 }
 
+TEST(long_groups_are_exact_whatever_the_number_of_rows) {
+  const int64_t cols = 300;  // two whole groups and a part
+  std::vector<float> x = normal(static_cast<size_t>(13 * cols), 23);
+  std::fill_n(x.begin() + 6 * cols, 128, 0.0f);
+  x[130] = NAN;
+  for (int64_t rows = 1; rows <= 13; ++rows) {
+    on_every_isa("quantize in groups of 128", [&](const Kernels& kernels) {
+      const Activations q(kernels, x, rows, cols, {8, 128});
+      for (int64_t r = 0; r < rows; ++r) {
+        const std::vector<float> row(x.begin() + r * cols, x.begin() + (r + 1) * cols);
+        const Activations alone(kernels, row, 1, cols, {8, 128});
+        for (int64_t c = 0; c < cols; ++c) {
+          const bool bad = r == 0 && c / 128 == 1;
+          CHECK_EQ(std::isnan(q.scale(r, c)), bad);
+          CHECK_EQ(q.q(r, c), alone.q(0, c));
+          CHECK(bad || q.scale(r, c) == alone.scale(0, c));
+          const double error = q.q(r, c) * q.scale(r, c) - row[static_cast<size_t>(c)];
+          CHECK(bad || std::fabs(error) <= 0.5001 * q.scale(r, c));
+        }
+      }
+      return q.memory;
+    });
+  }
+}
+
 TEST(rotated_rows_quantise_as_what_a_hadamard_matrix_makes_of_them) {
   const int64_t cols = 384, rows = 13;
   std::vector<float> x = normal(static_cast<size_t>(rows * cols), 22);
@@ -176,16 +201,18 @@ TEST(rotated_rows_quantise_as_what_a_hadamard_matrix_makes_of_them) {
 }
 
 TEST(quantize_to_bf16_rounds_to_the_nearest_and_pads_with_zero) {
-  const int64_t cols = 71, rows = 13;
-  std::vector<float> x = normal(static_cast<size_t>(rows * cols), 21);
+  const int64_t cols = 199;
   const std::vector<float> special{0x1.01p0f, 0x1.03p0f, -0x1.01p0f, 0x1.010002p0f, 0x1.fefffep127f, 0x1.ffp127f,
                                    -INFINITY, NAN,       -NAN,       0x1p-149f,     0x1.8p-134f,     -0.0f};
-  std::copy(special.begin(), special.end(), x.begin() + 2 * cols + 11);
-  for (const std::string& isa : supported_isas()) {
-    const Activations q(select_kernels(isa), x, rows, cols, {16, 2});
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < cols; ++c) CHECK_EQ(q.bf16(r, c), f32_to_bf16(x[static_cast<size_t>(r * cols + c)]));
-      CHECK_EQ(q.bf16(r, cols), 0);
+  for (const int64_t rows : {3, 13}) {
+    std::vector<float> x = normal(static_cast<size_t>(rows * cols), 21);
+    for (const int64_t at : {11, 133}) std::copy(special.begin(), special.end(), x.begin() + 2 * cols + at);
+    for (const std::string& isa : supported_isas()) {
+      const Activations q(select_kernels(isa), x, rows, cols, {16, 2});
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < cols; ++c) CHECK_EQ(q.bf16(r, c), f32_to_bf16(x[static_cast<size_t>(r * cols + c)]));
+        CHECK_EQ(q.bf16(r, cols), 0);
+      }
     }
   }
 }

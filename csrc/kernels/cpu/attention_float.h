@@ -79,11 +79,7 @@ struct WideBf16 {
   static constexpr int64_t kKeyElements = 2;
   static constexpr int64_t kSteps = kBlockSize / 2;
   static constexpr int64_t kBlockBytes = kBlockSize * 4;
-  static void load_query(float* to, Floats x) {
-    uint16_t rounded[kLanes];
-    store_bf16(rounded, x);
-    store(to, load_bf16(rounded));
-  }
+  static void load_query(float* to, Floats x) { store(to, nearest_bf16(x)); }
   static void put(float* row, int64_t block, Floats (&e)[2]) {
     for (int v = 0; v < 2; ++v) store(row + block * kBlockSize + v * kLanes, e[v] = round_to_bf16(e[v]));
   }

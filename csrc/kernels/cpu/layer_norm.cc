@@ -16,11 +16,16 @@ void layer_norm(const LayerNormArgs& a) {
       return fma(d, d, chain);
     });
     const Floats inverse = splat(inverse_root_of_mean(squares, a.dim, a.eps));
-    for (int64_t i = 0; i < a.dim; i += kLanes) {
-      const int n = static_cast<int>(smaller(kLanes, a.dim - i));
+    const auto write = [&](int64_t i, int n) {
       const Floats y = mul(sub(load_first(x + i, n), mean), inverse), w = load_first(a.weight + i, n);
       store_first(a.y + r * a.dim + i, a.bias != nullptr ? fma(y, w, load_first(a.bias + i, n)) : mul(y, w), n);
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= a.dim; i += kLanes) {
+      __builtin_prefetch(x + a.dim + i);  // of the next row
+      write(i, kLanes);
     }
+    if (i < a.dim) write(i, static_cast<int>(a.dim - i));
   }
 }
 

@@ -21,7 +21,9 @@ struct PairArgs {
 
 // One chain of additions a row, so that 12 rows meet two slabs in 24 registers; totals stay in memory. A single row
 // then waits for the six cycles of vdpbf16ps: a Zen 5 core reads its weights at 40 GB/s from memory, with two chains at
-// 41, but at 50 from cache, with two at 97.
+// 41, but at 50 from cache, with two at 97. Two cold slabs at once are no answer: a Zen 4 core then reads 70 GB/s
+// instead of 42 from cache, but 26.6 instead of 28.6 from memory, even where the next two are asked for in one
+// sequence.
 template <bool kNative, int kSlabs>
 struct PairTile {
   template <int kRows, bool kFar>

@@ -30,14 +30,17 @@ inline Floats load_bf16(const uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
-inline void store_bf16(uint16_t* p, Floats v) {  // to nearest even; a NaN stays one, quiet
+inline __m512i bf16_words(Floats v) {  // in the low halves of lanes; to nearest even; a NaN stays one, quiet
   const __m512i b = _mm512_castps_si512(v), high = _mm512_srli_epi32(b, 16);
   const __m512i half = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(high, _mm512_set1_epi32(1)));
   const __m512i nearest = _mm512_srli_epi32(_mm512_add_epi32(b, half), 16);
   const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-  const __m512i words = _mm512_mask_or_epi32(nearest, is_nan, high, _mm512_set1_epi32(0x40));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
+  return _mm512_mask_or_epi32(nearest, is_nan, high, _mm512_set1_epi32(0x40));
 }
+inline void store_bf16(uint16_t* p, Floats v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bf16_words(v)));
+}
+inline Floats nearest_bf16(Floats v) { return _mm512_castsi512_ps(_mm512_slli_epi32(bf16_words(v), 16)); }
 
 // To the nearest bf16, halves away from zero; finite values only.
 inline Floats round_to_bf16(Floats v) {
@@ -73,6 +76,37 @@ inline Floats from_bits(Ints v) { return _mm512_castsi512_ps(v); }
 inline Ints abs_bits(Floats v) { return _mm512_and_si512(bits(v), _mm512_set1_epi32(0x7fffffff)); }
 inline void store_low_bytes(int8_t* p, Ints v) {  // 16 bytes; lanes are within int8
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+
+// What is stored for four rows at once goes through lines of four quarters, each the four dwords of four lanes. Quarter
+// q of a line has the lanes 4q to 4q + 3: of a as bytes within +-127, then those of b, of c, of d; or of a as bf16,
+// then those of b.
+inline Codes pack_codes(Ints a, Ints b, Ints c, Ints d) {
+  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+  return _mm512_max_epi8(bytes, _mm512_set1_epi8(-127));
+}
+inline Codes pack_bf16(Floats a, Floats b) { return _mm512_packus_epi32(bf16_words(a), bf16_words(b)); }
+// row[i] = in each quarter the dwords i of all rows
+inline void transpose_dwords(Codes (&row)[4]) {
+  const __m512i low01 = _mm512_unpacklo_epi32(row[0], row[1]), high01 = _mm512_unpackhi_epi32(row[0], row[1]);
+  const __m512i low23 = _mm512_unpacklo_epi32(row[2], row[3]), high23 = _mm512_unpackhi_epi32(row[2], row[3]);
+  row[0] = _mm512_unpacklo_epi64(low01, low23), row[1] = _mm512_unpackhi_epi64(low01, low23);
+  row[2] = _mm512_unpacklo_epi64(high01, high23), row[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+inline void store_quarters(int8_t* p, int64_t step, Codes c) {
+  const auto to = [=](int64_t i) { return reinterpret_cast<__m128i*>(p + i * step); };
+  _mm_storeu_si128(to(0), _mm512_castsi512_si128(c));
+  _mm_storeu_si128(to(1), _mm512_extracti32x4_epi32(c, 1));
+  _mm_storeu_si128(to(2), _mm512_extracti32x4_epi32(c, 2));
+  _mm_storeu_si128(to(3), _mm512_extracti32x4_epi32(c, 3));
+}
+// sum[lane] += the lane's four signed bytes
+inline Ints add_four_bytes(Ints sum, Codes c) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), c); }
+// to[i] = the sum of the lanes i of all quarters
+inline void store_sum_of_quarters(int32_t* to, Ints v) {
+  const __m256i a = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  const __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), b);
 }
 
 // The one reduction tree of all sets: halves, quarters, eighths, pairs.

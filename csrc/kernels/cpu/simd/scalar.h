@@ -58,6 +58,9 @@ inline Floats load_bf16(const uint16_t* p) {
 inline void store_bf16(uint16_t* p, Floats a) {
   for (int i = 0; i < 16; ++i) p[i] = f32_to_bf16(a.v[i]);
 }
+inline Floats nearest_bf16(Floats a) {
+  return each<Floats>([&](int i) { return bf16_to_f32(f32_to_bf16(a.v[i])); });
+}
 
 inline Floats round_to_bf16(Floats a) {
   return each<Floats>([&](int i) {
@@ -137,6 +140,47 @@ inline Ints abs_bits(Floats a) {
 }
 inline void store_low_bytes(int8_t* p, Ints a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
+}
+
+inline uint8_t code_byte(int32_t x) { return static_cast<uint8_t>(x < -127 ? -127 : x > 127 ? 127 : x); }
+inline Codes pack_codes(const Ints& a, const Ints& b, const Ints& c, const Ints& d) {
+  Codes r;
+  for (int i = 0; i < 16; ++i) {
+    uint8_t* const quarter = r.v + i / 4 * 16 + i % 4;
+    quarter[0] = code_byte(a.v[i]), quarter[4] = code_byte(b.v[i]);
+    quarter[8] = code_byte(c.v[i]), quarter[12] = code_byte(d.v[i]);
+  }
+  return r;
+}
+inline Codes pack_bf16(Floats a, Floats b) {
+  Codes r;
+  for (int i = 0; i < 16; ++i) {
+    const uint16_t low = f32_to_bf16(a.v[i]), high = f32_to_bf16(b.v[i]);
+    std::memcpy(r.v + i / 4 * 16 + i % 4 * 2, &low, 2);
+    std::memcpy(r.v + i / 4 * 16 + 8 + i % 4 * 2, &high, 2);
+  }
+  return r;
+}
+inline void transpose_dwords(Codes (&row)[4]) {
+  const Codes from[4] = {row[0], row[1], row[2], row[3]};
+  for (int q = 0; q < 4; ++q) {
+    for (int i = 0; i < 4; ++i) {
+      for (int r = 0; r < 4; ++r) std::memcpy(row[i].v + 16 * q + 4 * r, from[r].v + 16 * q + 4 * i, 4);
+    }
+  }
+}
+inline void store_quarters(int8_t* p, int64_t step, const Codes& c) {
+  for (int q = 0; q < 4; ++q) std::memcpy(p + q * step, c.v + 16 * q, 16);
+}
+inline Ints add_four_bytes(const Ints& sum, const Codes& c) {
+  return each<Ints>([&](int i) {
+    int32_t s = sum.v[i];
+    for (int j = 0; j < 4; ++j) s += static_cast<int8_t>(c.v[4 * i + j]);
+    return s;
+  });
+}
+inline void store_sum_of_quarters(int32_t* to, const Ints& v) {
+  for (int i = 0; i < 4; ++i) to[i] = v.v[i] + v.v[4 + i] + v.v[8 + i] + v.v[12 + i];
 }
 
 template <class T, class F>

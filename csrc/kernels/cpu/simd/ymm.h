@@ -63,6 +63,8 @@ inline void store_bf16(uint16_t* p, Floats v) {
   const __m256i words = _mm256_packus_epi32(bf16_half(v.lo), bf16_half(v.hi));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0b11011000));
 }
+inline __m256 nearest_bf16_half(__m256 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(bf16_half(v), 16)); }
+inline Floats nearest_bf16(Floats v) { return {nearest_bf16_half(v.lo), nearest_bf16_half(v.hi)}; }
 
 inline __m256 round_to_bf16_half(__m256 v) {
   const __m256i half = _mm256_add_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x8000));
@@ -109,6 +111,46 @@ inline void store_low_bytes(int8_t* p, Ints v) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.lo, v.hi), 0b11011000);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+inline __m256i pack_codes_half(__m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+  return _mm256_max_epi8(bytes, _mm256_set1_epi8(-127));
+}
+inline Codes pack_codes(Ints a, Ints b, Ints c, Ints d) {
+  return {pack_codes_half(a.lo, b.lo, c.lo, d.lo), pack_codes_half(a.hi, b.hi, c.hi, d.hi)};
+}
+inline Codes pack_bf16(Floats a, Floats b) {
+  return {_mm256_packus_epi32(bf16_half(a.lo), bf16_half(b.lo)), _mm256_packus_epi32(bf16_half(a.hi), bf16_half(b.hi))};
+}
+inline void transpose_dwords_half(__m256i& a, __m256i& b, __m256i& c, __m256i& d) {
+  const __m256i low_ab = _mm256_unpacklo_epi32(a, b), high_ab = _mm256_unpackhi_epi32(a, b);
+  const __m256i low_cd = _mm256_unpacklo_epi32(c, d), high_cd = _mm256_unpackhi_epi32(c, d);
+  a = _mm256_unpacklo_epi64(low_ab, low_cd), b = _mm256_unpackhi_epi64(low_ab, low_cd);
+  c = _mm256_unpacklo_epi64(high_ab, high_cd), d = _mm256_unpackhi_epi64(high_ab, high_cd);
+}
+inline void transpose_dwords(Codes (&row)[4]) {
+  transpose_dwords_half(row[0].lo, row[1].lo, row[2].lo, row[3].lo);
+  transpose_dwords_half(row[0].hi, row[1].hi, row[2].hi, row[3].hi);
+}
+inline void store_quarters(int8_t* p, int64_t step, Codes c) {
+  const auto to = [=](int64_t i) { return reinterpret_cast<__m128i*>(p + i * step); };
+  _mm_storeu_si128(to(0), _mm256_castsi256_si128(c.lo));
+  _mm_storeu_si128(to(1), _mm256_extracti128_si256(c.lo, 1));
+  _mm_storeu_si128(to(2), _mm256_castsi256_si128(c.hi));
+  _mm_storeu_si128(to(3), _mm256_extracti128_si256(c.hi, 1));
+}
+inline __m256i add_four_bytes_half(__m256i sum, __m256i c) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), c);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline Ints add_four_bytes(Ints sum, Codes c) {
+  return {add_four_bytes_half(sum.lo, c.lo), add_four_bytes_half(sum.hi, c.hi)};
+}
+inline void store_sum_of_quarters(int32_t* to, Ints v) {
+  const __m256i a = _mm256_add_epi32(v.lo, v.hi);
+  const __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), b);
 }
 
 inline float sum(Floats v) {
