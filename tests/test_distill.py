@@ -70,7 +70,7 @@ def slowly(encoder: jiffy.Encoder, words: list[str], dims: int, texts: list[str]
         return rows
     rows += targets[0].mean(axis=0)
     rest = targets[0] - means[0] @ rows
-    return rows + np.linalg.solve(means[0].T @ means[0] + 0.1 * np.eye(len(words)), means[0].T @ rest)
+    return rows + np.linalg.solve(means[0].T @ means[0] + 0.03 * np.eye(len(words)), means[0].T @ rest)
 
 
 def test_distilled_words(encoder, tmp_path):

@@ -57,7 +57,7 @@ def distill(
     integer("dims", dims, 1, encoder.dim)
     library, names = _own(encoder) if words is None else _of_words(words)
     alone = _embedded(encoder, names, "tokens", progress)
-    used = alone.any(axis=1)
+    used = np.any(alone != 0, axis=1)
     if used.sum() < 2:
         raise ParameterError("words", expected="at least two that have tokens", found=str(int(used.sum())))
     lots = [] if not texts else [(*_lessons(encoder, library, texts, "texts", progress), 1.0, 1.0)]
