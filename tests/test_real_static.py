@@ -144,17 +144,18 @@ class Remembering:
 
 
 def test_distilled_vectors_keep_the_order_of_likeness(sentences, tmp_path):
-    """Cosines of 2,000 pairs of sentences against MiniLM's own: with tokens by themselves, learned from others, and
-    learned from these."""
+    """Cosines of 2,000 pairs of sentences against MiniLM's own: learned from heaps of words, from other sentences too,
+    and from these."""
     encoder = Remembering(jiffy.load_encoder(weights="i8g32"))
-    held_out, lessons = sentences[:2000], sentences[2000:]
+    held_out = sentences[:2000]
+    lessons = [one for one in sentences[2000:] if one not in held_out]
     pairs = np.array([random.Random(i).sample(range(2000), 2) for i in range(PAIRS)])
 
     def cosines(rows: np.ndarray) -> np.ndarray:
         return ranks((rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(axis=1))
 
     expected = cosines(encoder.encode(held_out, overflow="truncate"))
-    for texts, least in ((None, 0.36), (lessons, 0.65), (held_out, 0.85)):
+    for texts, least in ((None, 0.6), (lessons, 0.71), (held_out, 0.85)):
         distill(encoder, tmp_path / "x.safetensors", texts=texts)
         found = cosines(jiffy.load(tmp_path / "x.safetensors").encode(held_out, normalize=True))
         assert np.corrcoef(expected, found)[0, 1] >= least

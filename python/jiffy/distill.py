@@ -1,8 +1,9 @@
-"""An encoder to static vectors: what it makes of each token or word by itself, and, better, of texts that they are in.
+"""An encoder to static vectors: learned from what it makes of heaps of words, and, better, of texts.
 
-Rows are embedded alone, reduced by PCA, and weighted as Arora et al. 2017 do: a / (a + p), where p is a token's share
-of all text, by Zipf's law where nobody has counted (as model2vec does). Where texts are given, shares are counted in
-them, and rows are then moved until their means come near the texts' embeddings: least squares with a price on steps.
+What is known of a token or a word is its embedding by itself and its row of the encoder's own table. A linear map takes
+both to its static vector: the map whose vectors' means come nearest the embeddings of texts that hold many words (least
+squares). It has few numbers for the many that the vectors have, so heaps of words, drawn by Zipf's law where nobody has
+counted, teach most of it. Where texts are given, they teach it, too, and then vectors are moved one by one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import numpy as np
 
 from .arguments import integer
 from .errors import Error, ParameterError, shown
+from .heaps import heaps
+from .mean_fit import FeatureMap, Means, moved
+from .models.programs import HIDDEN
 from .notice import notify
 from .results import watched
 from .static_files import MAX_WORDS, write_static
+from .static_vectors import unknown_id
 from .tokenizer import check_text
 from .vocabulary import library_errors
 
@@ -28,11 +33,10 @@ if TYPE_CHECKING:
 
     from .encoder import Encoder
 
-_USUAL_SHARE = 1e-4  # Arora's a: tokens with more than this share of all text count less than half
 _MARK = re.compile(r"\[\w+\]|<[^\s>]+>")  # a special token, or one that BERT leaves unused
-_STEP_PRICE = 0.01
-_ROUNDS = 30
-_COLUMNS = 10  # solved at a time: each needs a number for every token of all texts
+_HEAP_WEIGHT = 0.25  # of a heap beside a text
+_HEAP_SHARE_OF_AXES = 0.01  # so that there are as many axes as are wanted when texts are few
+_IDS_AT_ONCE = 512
 
 
 def distill(
@@ -47,24 +51,22 @@ def distill(
     """Writes static vectors of `dims` numbers, which `jiffy.load` reads: one safetensors file with its tokenizer.
 
     words: what to have vectors of, in lower case and the most frequent first; None: the encoder's own tokens. texts:
-    what to count and to learn in; texts without tokens are left out, and the end of long ones. The same input gives the
+    what to learn from; texts without tokens are left out, and the end of long ones. The same input gives the
     same file. Raises ParameterError, FormatError naming `out` if it can't be written.
     """
     integer("dims", dims, 1, encoder.dim)
     library, names = _own(encoder) if words is None else _of_words(words)
     alone = _embedded(encoder, names, "tokens", progress)
-    used = alone.any(axis=1)
+    used = np.any(alone != 0, axis=1)
     if used.sum() < 2:
         raise ParameterError("words", expected="at least two that have tokens", found=str(int(used.sum())))
-    alone[used] -= alone[used].mean(axis=0)
-    if not texts:
-        rows = alone @ _axes(alone[used], dims) * _weights(_zipf(names, used))
-    else:
-        ids, targets = _lessons(encoder, library, texts, progress)
-        axes = _axes(targets, dims)
-        counts = np.bincount(np.concatenate(ids), minlength=len(names)) + 0.5
-        rows = _fitted(alone @ axes * _weights(counts / counts.sum()), ids, targets @ axes)
-    write_static(Path(out), rows.astype(np.float32), library.to_str())
+    lots = [] if not texts else [(*_lessons(encoder, library, texts, "texts", progress), 1.0, 1.0)]
+    drawn = _heaps(library, names, used)
+    lots.append((*_lessons(encoder, library, drawn, "heaps", progress), _HEAP_WEIGHT, _HEAP_SHARE_OF_AXES))
+    features = np.hstack([_centred(alone, used), _centred(table_rows(encoder, names, own=words is None), used)])
+    axes = _axes([(targets, share) for _, targets, _, share in lots], dims)
+    rows = _learned(features, [(Means(ids, len(names)), targets @ axes, weight) for ids, targets, weight, _ in lots])
+    write_static(Path(out), np.where(used[:, None], rows, 0).astype(np.float32), library.to_str())
 
 
 def _own(encoder: Encoder) -> tuple[Library, list[str]]:
@@ -106,9 +108,9 @@ def _of_words(words: Sequence[str]) -> tuple[Library, list[str]]:
 
 
 def _embedded(encoder: Encoder, texts: Sequence[str], what: str, progress: bool) -> np.ndarray:
-    """float64 [n, dim], zeros for what has no tokens. Raises the encoder's other errors."""
-    found = encoder.embeddings(texts, normalize=what == "texts", overflow="truncate", errors="return")
-    rows = np.zeros((len(texts), encoder.dim))
+    """float32 [n, dim], zeros for what has no tokens. Raises the encoder's other errors."""
+    found = encoder.embeddings(texts, normalize=what != "tokens", overflow="truncate", errors="return")
+    rows = np.zeros((len(texts), encoder.dim), np.float32)
     for i, one in enumerate(watched(found, len(texts), what) if progress else found):
         if isinstance(one, ParameterError):
             continue
@@ -118,84 +120,72 @@ def _embedded(encoder: Encoder, texts: Sequence[str], what: str, progress: bool)
     return rows
 
 
+def table_rows(encoder: Encoder, names: Sequence[str], *, own: bool) -> np.ndarray:
+    """Of the encoder's own table, before any layer: each token's row, or the mean of those of a word's tokens."""
+    n = encoder.config.vocab_size
+    at_once = min(_IDS_AT_ONCE, encoder.context)
+    first = encoder.trace(HIDDEN).instructions[0].outputs[0]
+    parts = [list(range(i, min(i + at_once, n))) for i in range(0, n, at_once)]
+    table = np.vstack([encoder.observe(HIDDEN, ids, [first])[1][0] for ids in parts])
+    if own:
+        return table[: len(names)]
+    from tokenizers import Tokenizer as Library
+
+    cut = Library.from_str(encoder.reader.tokenizer_json()).encode_batch_fast(list(names), add_special_tokens=False)
+    known = [i for i, some in enumerate(cut) if len(some)]
+    rows = np.zeros((len(names), table.shape[1]), np.float32)
+    rows[known] = Means([np.array(cut[i].ids, np.int64) for i in known], len(table)).of(table)
+    return rows
+
+
+def _heaps(library: Library, names: list[str], used: np.ndarray) -> list[str]:
+    """Of the words among the names: what is cut into just itself, and is longer than one character."""
+    longer = [i for i, name in enumerate(names) if used[i] and len(name) > 1]
+    cut = library.encode_batch_fast([names[i] for i in longer], add_special_tokens=False)
+    words = [names[i] for i, some in zip(longer, cut, strict=True) if some.ids == [i]]
+    words = words or [names[i] for i in np.flatnonzero(used)]
+    return heaps(words, [1 / (rank + 2) for rank in range(len(words))])
+
+
 def _lessons(
-    encoder: Encoder, library: Library, texts: Sequence[str], progress: bool
+    encoder: Encoder, library: Library, texts: Sequence[str], what: str, progress: bool
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The numbers of each text's rows, and its embedding."""
     texts = list(texts)
     for i, text in enumerate(texts):
-        check_text(text, f"texts[{i}]")
-    with library_errors("texts", "texts that can be cut into tokens"):
-        ids = [np.array(e.ids, np.int64) for e in library.encode_batch_fast(texts, add_special_tokens=False)]
-    targets = _embedded(encoder, texts, "texts", progress)
+        check_text(text, f"{what}[{i}]")
+    with library_errors(what, "texts that can be cut into tokens"):
+        cut = library.encode_batch_fast(texts, add_special_tokens=False)
+    unknown = unknown_id(library)  # left out, as where vectors are used
+    ids = [np.array([i for i in one.ids if i != unknown], np.int64) for one in cut]
+    targets = _embedded(encoder, texts, what, progress)
     good = [i for i, some in enumerate(ids) if len(some) and targets[i].any()]
     if not good:
-        raise ParameterError("texts", expected="at least one with tokens", found=shown(texts))
+        raise ParameterError(what, expected="at least one with tokens", found=shown(texts))
     return [ids[i] for i in good], targets[good]
 
 
-def _axes(rows: np.ndarray, dims: int) -> np.ndarray:
+def _centred(rows: np.ndarray, used: np.ndarray) -> np.ndarray:
+    return np.where(used[:, None], rows - rows[used].mean(axis=0), 0).astype(np.float32)
+
+
+def _axes(lots: Sequence[tuple[np.ndarray, float]], dims: int) -> np.ndarray:
     """[dim, dims]: the directions in which rows differ most from 0; the largest element of each is positive."""
+    rows = np.vstack([np.sqrt(share) * targets.astype(np.float64) for targets, share in lots])
     _, vectors = np.linalg.eigh(rows.T @ rows)
     axes = vectors[:, ::-1][:, :dims]
-    return axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dims)])
+    return (axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dims)])).astype(np.float32)
 
 
-def _zipf(names: list[str], used: np.ndarray) -> np.ndarray:
-    """Shares of tokens, by their ranks. Vocabularies begin with their alphabet, in no order: a single character has the
-    share that counts half."""
-    longer = used & np.array([len(name) > 1 for name in names])
-    shares = 1.0 / (np.arange(longer.sum()) + 2)
-    found = np.full(len(names), _USUAL_SHARE)
-    found[longer] = shares / shares.sum()
-    return found
-
-
-def _weights(shares: np.ndarray) -> np.ndarray:
-    return (_USUAL_SHARE / (_USUAL_SHARE + shares))[:, None]
-
-
-def _fitted(rows: np.ndarray, ids: list[np.ndarray], targets: np.ndarray) -> np.ndarray:
-    """Rows whose means over `ids` are near the targets: conjugate gradients over the steps from `rows`, scaled so that
-    they are as near as they can be at the beginning."""
-    means = _Means(ids, len(rows))
-    first = means.of(rows)
-    rows = rows * ((first * targets).sum() / max((first * first).sum(), 1e-30))
-    parts = range(0, rows.shape[1], _COLUMNS)
-    return np.hstack([_solved(rows[:, i : i + _COLUMNS], means, targets[:, i : i + _COLUMNS]) for i in parts])
-
-
-def _solved(rows: np.ndarray, means: _Means, targets: np.ndarray) -> np.ndarray:
-    steps = np.zeros_like(rows)
-    rest = means.spread(targets - means.of(rows))
-    direction, size = rest.copy(), (rest * rest).sum(axis=0)
-    for _ in range(_ROUNDS):
-        bent = means.spread(means.of(direction)) + _STEP_PRICE * direction
-        length = size / np.maximum((direction * bent).sum(axis=0), 1e-300)
-        steps += length * direction
-        rest -= length * bent
-        before, size = size, (rest * rest).sum(axis=0)
-        direction = rest + size / np.maximum(before, 1e-300) * direction
-    return rows + steps
-
-
-class _Means:
-    """Means of rows over the ids of each text, as a linear map."""
-
-    def __init__(self, ids: list[np.ndarray], n_rows: int) -> None:
-        lengths = np.array([len(some) for some in ids])
-        self._flat, self._n_rows = np.concatenate(ids), n_rows
-        self._begins = np.cumsum(lengths) - lengths
-        self._shares = 1.0 / lengths[:, None]
-        order = np.argsort(self._flat, kind="stable")
-        self._texts = np.repeat(np.arange(len(ids)), lengths)[order]
-        self._rows, self._starts = np.unique(self._flat[order], return_index=True)
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(rows[self._flat], self._begins, axis=0) * self._shares
-
-    def spread(self, targets: np.ndarray) -> np.ndarray:
-        """The transposed map."""
-        found = np.zeros((self._n_rows, targets.shape[1]))
-        found[self._rows] = np.add.reduceat((targets * self._shares)[self._texts], self._starts, axis=0)
-        return found
+def _learned(features: np.ndarray, lots: Sequence[tuple[Means, np.ndarray, float]]) -> np.ndarray:
+    """Rows by features, from all lots of texts; the last lot is that of the heaps."""
+    learned = FeatureMap(features, lots[0][1].shape[1], len(lots))
+    for i, (means, targets, weight) in enumerate(lots):
+        learned.add(i, means, targets, weight)
+    rows = features @ learned.solved()
+    means, targets, _ = lots[0]
+    offset = means.of(rows).mean(axis=0)
+    if len(lots) == 1:
+        return rows - offset  # what all heaps have in common is not in other texts
+    rows += targets.mean(axis=0) - offset
+    return moved(rows, means, targets)

@@ -160,7 +160,7 @@ class _TokenIds:
             self._library = read_library(tokenizer, self._where)
             self._library.encode_special_tokens = True
             largest = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
-            self._unknown = _unknown_id(self._library)
+            self._unknown = unknown_id(self._library)
             spaced = _cuts_at_spaces(self._library)
         self._of_word = _kept(lambda word: tuple(self._encoded([word])[0])) if spaced else None
         if largest >= n_rows:
@@ -194,7 +194,7 @@ def _cuts_at_spaces(library: Library) -> bool:
     return parts == ("BertNormalizer", "BertPreTokenizer") and all(token.special for token in added)
 
 
-def _unknown_id(library: Library) -> int | None:
+def unknown_id(library: Library) -> int | None:
     """What a text that has no token turns into."""
     token = getattr(library.model, "unk_token", None)
     return getattr(library.model, "unk_id", None) if token is None else library.token_to_id(token)

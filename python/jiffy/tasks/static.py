@@ -19,7 +19,7 @@ from .embeddings import embed
 from .models import embedder_of, encoder_of
 
 _DIMS = 100
-_VERSION = 1  # of how the default vectors are made
+_VERSION = 2  # of how the default vectors are made
 
 
 def string_to_vector(
