@@ -65,7 +65,7 @@ struct LogitKeeper {
 
   // Not a power of two, so that rows don't share the same few sets of a cache.
   int64_t tile_stride() const { return at_once * kLogitBlock + 16; }
-  // Few rows had better not stop reading weights after each block (Qwen2.5-0.5B, one sequence: 1 % of a step).
+  // Few rows wait for memory: their weights stay one long stream.
   static int64_t blocks_at_once(int64_t rows) { return rows > 8 ? 1 : rows > 2 ? 2 : 8; }
 };
 constexpr int64_t n_logit_blocks(int64_t width) { return (width + kLogitBlock - 1) / kLogitBlock; }
