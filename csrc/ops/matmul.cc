@@ -25,7 +25,6 @@ MatmulArgs prepare(const Call& c, const Worker& w, const PackedMatrix& weight, c
   args.rows = x.rows;
   args.y = y.floats();
   args.y_stride = y.type.width;
-  if (y.row_max != nullptr) args.row_max = y.row_max + w.lane.id() * y.rows;
   args.native_pairs = w.kernels.native_pairs;
   args.far_prefetch = w.kernels.far_prefetch;
   if (x.type.format.quantized()) {
@@ -59,8 +58,7 @@ void multiply_run(const MatmulArgs& args, const CandidateRun& run, const RowForm
   for (int64_t row = run.begin; row < run.end; row += kMaxTileRows) {
     MatmulArgs some = args;
     some.rows = run.end - row < kMaxTileRows ? run.end - row : kMaxTileRows;
-    if (args.y != nullptr) some.y += row * args.y_stride;
-    if (args.row_max != nullptr) some.row_max += row;
+    some.y += row * args.y_stride;
     if (format.quantized()) {
       const bool wide = w.kernels.wants_wide_runs(format, some.rows);
       some.x = activation_view(w.scratch, some.rows, args.weight.cols, format, wide);
@@ -88,6 +86,57 @@ void run_candidates(const Call& c, Worker& w) {
   });
 }
 
+// The outputs of the blocks of logits [begin, end) alone.
+PackedMatrix matrix_of_blocks(const PackedMatrix& all, int64_t begin, int64_t end) {
+  PackedMatrix some = all;
+  some.data = all.slab(begin * kLogitBlock / kSlabRows);
+  some.rows = (end * kLogitBlock < all.rows ? end * kLogitBlock : all.rows) - begin * kLogitBlock;
+  return some;
+}
+
+// Multiplies blocks of the logits of a run of rows into the lane's tile, and keeps what is wanted of them.
+void keep_blocks(const Call& c, Worker& w, const CandidateRun& run, int64_t begin, int64_t end) {
+  const Operand& y = c.output(0);
+  const LogitKeeper& keeper = *y.keeper;
+  MatmulArgs args = prepare(c, w, matrix_of_blocks(c.weight_of(run), begin, end), y);
+  args.y_stride = keeper.tile_stride();
+  args.y = keeper.tiles + w.lane.id() * y.rows * args.y_stride;
+  if (const float* const bias = c.bias_of(run)) args.bias = bias + begin * kLogitBlock;
+  args.finish = c.at.attributes.finish;
+  args.end = n_slabs(args.weight.rows);
+  multiply_run(args, run, c.input(0).type.format, w);
+  for (int64_t row = run.begin; row < run.end; ++row) {
+    const float* const logits = args.y + row * args.y_stride;
+    LogitBlock* const found = keeper.blocks + row * keeper.n_blocks + begin;
+    w.kernels.logit_blocks({logits, args.weight.rows, found, keeper.sums});
+    LargestLogits largest(keeper.largest + (w.lane.id() * y.rows + row) * keeper.most, keeper.most);
+    for (int64_t at = 0; at < args.weight.rows; at += kLogitBlock) {
+      const int64_t left = args.weight.rows - at, n = left < kLogitBlock ? left : kLogitBlock;
+      largest.take(logits + at, n, found[at / kLogitBlock], begin * kLogitBlock + at);
+    }
+  }
+}
+
+// Lanes take blocks in ascending order, so that each sees logits in the order of their places.
+void keep_logits(const Call& c, Worker& w) {
+  const Operand& y = c.output(0);
+  const CandidateRun all{0, y.rows, {}, nullptr};
+  const std::span<const CandidateRun> runs = y.candidates.empty() ? std::span(&all, 1) : y.candidates;
+  int64_t blocks = 0;
+  for (const CandidateRun& run : runs) blocks += n_logit_blocks(c.weight_of(run).rows);
+  const int64_t piece = blocks / (int64_t{16} * w.lane.count());
+  w.share(blocks, piece < 1 ? 1 : piece, [&](int64_t begin, int64_t end) {
+    for (const CandidateRun& run : runs) {
+      const int64_t n = n_logit_blocks(c.weight_of(run).rows);
+      for (int64_t i = begin > 0 ? begin : 0, last = end < n ? end : n; i < last; i += y.keeper->at_once) {
+        keep_blocks(c, w, run, i, i + y.keeper->at_once < last ? i + y.keeper->at_once : last);
+      }
+      begin -= n;
+      end -= n;
+    }
+  });
+}
+
 }  // namespace
 
 void check_matmul(const Check& c) {
@@ -109,6 +158,7 @@ void check_matmul(const Check& c) {
 }
 
 void run_matmul(const Call& c, Worker& w) {
+  if (c.output(0).keeper != nullptr) return keep_logits(c, w);
   if (!c.output(0).candidates.empty()) return run_candidates(c, w);
   const size_t n = c.at.outputs.size();
   int64_t slabs = 0;

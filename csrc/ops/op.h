@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "kernels/cpu/kernels.h"
 #include "ops/batch.h"
+#include "ops/kept_logits.h"
 #include "ops/kv_layout.h"
 #include "ops/rope_table.h"
 #include "quant/activations.h"
@@ -115,12 +116,12 @@ class Check {
   const std::vector<Parameter>& parameters_;
 };
 
-// A value's rows in this step. Of a matmul's output with row_max only the maxima are wanted: it has no data.
+// A value's rows in this step. A matmul's output with a keeper has no data: what that keeps is all that is wanted.
 struct Operand {
   void* data = nullptr;
   Value type;
   int64_t rows = 0;
-  RowMax* row_max = nullptr;                      // [lanes, rows]
+  const LogitKeeper* keeper = nullptr;
   bool wide_runs = false;                         // of quantised ones, as Kernels::wants_wide_runs says
   std::span<const CandidateRun> candidates = {};  // of a matmul's output: each row has its own only, from its beginning
 

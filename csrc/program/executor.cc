@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace jiffy {
 namespace {
@@ -17,7 +18,7 @@ int64_t largest_head(const Program& program) {
   return std::max(program.kv_shape().head_dim, program.source_shape().head_dim);
 }
 
-// The matmul that a program ends in; nullptr if it ends in something else.
+// The matmul of one weight that a program ends in; nullptr if it ends in something else.
 const Instruction* last_matmul(const Program& program) {
   const auto has_result = [&](const std::vector<int>& values) {
     return std::find(values.begin(), values.end(), program.result()) != values.end();
@@ -27,19 +28,8 @@ const Instruction* last_matmul(const Program& program) {
     if (has_result(at.inputs)) return nullptr;
     if (has_result(at.outputs)) last = &at;
   }
-  return last->op == OpKind::kMatmul ? last : nullptr;
-}
-
-// Lanes take slabs in ascending order, but each any of them: equal ones go by number.
-int32_t likeliest(const std::vector<RowMax>& row_max, size_t row, size_t rows) {
-  RowMax best;
-  for (size_t i = row; i < row_max.size(); i += rows) {
-    const RowMax& lane = row_max[i];
-    if (lane.magnitude >= kInfinityBits) return -1;
-    const bool first = lane.largest == best.largest && lane.index < best.index;
-    if (lane.index >= 0 && (lane.largest > best.largest || first)) best = lane;
-  }
-  return best.index;
+  const bool alone = last->op == OpKind::kMatmul && last->outputs.size() == 1 && last->inputs.size() == 1;
+  return alone ? last : nullptr;
 }
 
 }  // namespace
@@ -73,8 +63,44 @@ void Executor::lay_out(const Step& step) {
     arena_ = Buffer();  // first the old memory back, then the new
     arena_ = Buffer::allocate(bytes, "buffers of a step of " + std::to_string(step.batch.n_tokens) + " tokens");
   }
-  if (step.wanted.likeliest == nullptr) return;
-  row_max_.assign(static_cast<size_t>(step.batch.n_outputs * pool_.size()), RowMax());
+  if (step.wanted.kept != nullptr) lay_out_keeper(step.batch.n_outputs, *step.wanted.kept);
+}
+
+void Executor::lay_out_keeper(int64_t n_outputs, KeptLogits& kept) {
+  const int64_t lanes = pool_.size();
+  kept.n_blocks = n_logit_blocks(program_->result_width());
+  kept.largest.assign(static_cast<size_t>(n_outputs * kept.most), KeptLogit());
+  kept.blocks.assign(static_cast<size_t>(n_outputs * kept.n_blocks), {KeptLogit().logit, 0.0f});
+  largest_.assign(static_cast<size_t>(lanes * n_outputs * kept.most), KeptLogit());
+  keeper_ = {kept.most,       kept.sums,          kept.n_blocks,
+             largest_.data(), kept.blocks.data(), LogitKeeper::blocks_at_once(n_outputs),
+             nullptr};
+  const auto bytes = static_cast<size_t>(lanes * n_outputs * keeper_.tile_stride()) * sizeof(float);
+  if (bytes > tiles_.size()) {
+    tiles_ = Buffer();
+    tiles_ = Buffer::allocate(bytes, "blocks of logits of " + std::to_string(n_outputs) + " sequences");
+  }
+  keeper_.tiles = tiles_.as<float>();
+}
+
+// Each lane may have seen any of the blocks: equal logits go by place.
+void Executor::put_together(int64_t n_outputs, KeptLogits& kept) {
+  const auto larger = [](const KeptLogit& a, const KeptLogit& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.place < b.place;
+  };
+  std::vector<KeptLogit> all;
+  for (int64_t row = 0; row < n_outputs; ++row) {
+    const LogitBlock* const blocks = kept.blocks.data() + row * kept.n_blocks;
+    const auto no_number = [](const LogitBlock& block) { return std::isnan(block.largest); };
+    if (std::any_of(blocks, blocks + kept.n_blocks, no_number)) continue;
+    all.clear();
+    for (int64_t lane = 0; lane < pool_.size(); ++lane) {
+      const KeptLogit* const seen = largest_.data() + (lane * n_outputs + row) * kept.most;
+      all.insert(all.end(), seen, seen + kept.most);
+    }
+    std::partial_sort_copy(all.begin(), all.end(), kept.largest.begin() + row * kept.most,
+                           kept.largest.begin() + (row + 1) * kept.most, larger);
+  }
 }
 
 // Gives every value its rows and its place for this step, as `lane` sees it.
@@ -92,7 +118,7 @@ void Executor::bind(const Step& step, int lane) {
   }
   Operand& result = operands[static_cast<size_t>(program_->result())];
   result.candidates = step.batch.candidates;
-  if (step.wanted.likeliest != nullptr) result.row_max = row_max_.data();
+  if (step.wanted.kept != nullptr) result.keeper = &keeper_;
 }
 
 bool Executor::run(const BatchView& batch, const KvLayout& kv, Wanted wanted, const Interrupted& interrupted,
@@ -103,10 +129,7 @@ bool Executor::run(const BatchView& batch, const KvLayout& kv, Wanted wanted, co
   last_ = SIZE_MAX;
   pool_.run([&](Lane& lane) { run_lane(step, lane); });
   if (last_ != SIZE_MAX) return false;
-  if (wanted.likeliest != nullptr) {
-    const size_t rows = static_cast<size_t>(batch.n_outputs);
-    for (size_t row = 0; row < rows; ++row) wanted.likeliest[row] = likeliest(row_max_, row, rows);
-  }
+  if (wanted.kept != nullptr) put_together(batch.n_outputs, *wanted.kept);
   return true;
 }
 

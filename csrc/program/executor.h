@@ -26,17 +26,29 @@ struct Observation {
 // Called on the calling thread behind every instruction, while all other lanes wait; must not throw.
 using Observer = std::function<void(const Observation&)>;
 
+// What is kept of the logits of each output.
+struct KeptLogits {
+  explicit KeptLogits(int64_t most = 1, bool sums = false) : most(most), sums(sums) {}
+
+  int64_t most;                    // how many of a row's largest (among its candidates)
+  bool sums;                       // whether blocks have sums
+  int64_t n_blocks = 0;            // of a row
+  std::vector<KeptLogit> largest;  // [n_outputs, most], the largest first, equal ones by place; none if one of the
+                                   // row's logits is NaN or infinite
+  std::vector<LogitBlock> blocks;  // [n_outputs, n_blocks]; (-infinity, 0) behind the last of a row's candidates
+
+  const KeptLogit* row(size_t i) const { return largest.data() + static_cast<int64_t>(i) * most; }
+};
+
 // What a step is run for.
 struct Wanted {
-  float* logits = nullptr;       // [n_outputs, program.result_width()]; a row of candidates has theirs in front
-  int32_t* likeliest = nullptr;  // instead of logits, if Executor::finds_likeliest(): [n_outputs], the lowest number of
-                                 // a row's largest logit (among its candidates), or -1 if one of them is NaN or
-                                 // infinite
+  float* logits = nullptr;     // [n_outputs, program.result_width()]; a row of candidates has theirs in front
+  KeptLogits* kept = nullptr;  // instead of logits, if Executor::head()
 
   Wanted(float* logits) : logits(logits) {}
-  static Wanted only_likeliest(int32_t* numbers) {
+  static Wanted only(KeptLogits& kept) {
     Wanted wanted(nullptr);
-    wanted.likeliest = numbers;
+    wanted.kept = &kept;
     return wanted;
   }
 };
@@ -49,14 +61,9 @@ class Executor {
   // The shape that the KV cache must have; all zero for a program without attention.
   KvLayout kv_shape() const { return program_->kv_shape(); }
 
-  // Whether the program ends in a matmul, which can tell the likeliest without storing logits.
-  bool finds_likeliest() const { return head_ != nullptr; }
-
-  // The matmul that makes the result of x and a weight alone, to which a batch may name candidates; nullptr if there is
-  // none.
-  const Instruction* head() const {
-    return head_ != nullptr && head_->outputs.size() == 1 && head_->inputs.size() == 1 ? head_ : nullptr;
-  }
+  // The matmul that makes the result, which nothing reads, of x and a weight alone: a batch may name candidates to it,
+  // and it needs not store logits. nullptr if there is none.
+  const Instruction* head() const { return head_; }
 
   // False if `interrupted` ended the step: the KV of its positions is then
   // undefined, everything else as before. Throws kOutOfMemory (before anything is computed) and kFork.
@@ -75,6 +82,8 @@ class Executor {
   };
 
   void lay_out(const Step& step);
+  void lay_out_keeper(int64_t n_outputs, KeptLogits& kept);
+  void put_together(int64_t n_outputs, KeptLogits& kept);
   void bind(const Step& step, int lane);
   void run_lane(const Step& step, Lane& lane);
 
@@ -82,10 +91,12 @@ class Executor {
   ThreadPool& pool_;
   const Kernels& kernels_;
   const Plan plan_;
-  const Instruction* const head_;               // the matmul that makes the result, which nothing reads
+  const Instruction* const head_;
   std::vector<bool> own_;                       // [values]: made by an instruction that is replicated in small steps
   std::vector<std::vector<Operand>> operands_;  // [lanes][values], of the current step
-  std::vector<RowMax> row_max_;                 // [lanes, n_outputs], where the likeliest are wanted
+  LogitKeeper keeper_{};                        // where not all logits are wanted
+  std::vector<KeptLogit> largest_;              // [lanes, n_outputs, most], the keeper's
+  Buffer tiles_;                                // the keeper's
   std::vector<int64_t> offsets_;                // [slots], in an arena
   int64_t arena_bytes_ = 0;
   Buffer arena_;                  // the slots of plan_; in a replicated step, once more for each lane

@@ -64,20 +64,44 @@ TokenEvent Chooser::choose(const Sequence& s, const LogitRow& logits, int64_t co
   return event;
 }
 
+// How many of the likeliest tokens are enough, whichever of them are banned.
+int64_t Chooser::n_wanted(const Sequence& beam) {
+  bans_.find(beam);
+  return BeamSearch::n_candidates(beam) + static_cast<int64_t>(bans_.ids().size());
+}
+
+// likeliest: (place, log probability), n_wanted() of them or all that there are.
+std::vector<Candidate> Chooser::allowed(const Sequence& beam, const std::vector<std::pair<int32_t, float>>& likeliest,
+                                        const LogitRow& ids) const {
+  std::vector<Candidate> found;
+  for (const auto& [place, logprob] : likeliest) {
+    const int32_t id = ids.id(place);
+    if (!bans_.contains(id)) found.push_back({id, beam.score + logprob});
+  }
+  const int64_t most = BeamSearch::n_candidates(beam);
+  if (std::cmp_greater(found.size(), most)) found.resize(static_cast<size_t>(most));
+  if (found.empty()) found.push_back({0, -std::numeric_limits<float>::infinity()});
+  return found;
+}
+
 std::vector<Candidate> Chooser::candidates(const Sequence& beam, const LogitRow& logits, int64_t context) {
   if (const auto forced = forced_token(beam, most_generated(beam, context))) return {{*forced, beam.score}};
   log_softmax_.read(logits.values, logits.count);
-  if (std::isnan(log_softmax_.of(0))) return {};
-  bans_.apply(logits, beam);
-  std::vector<Candidate> found;
-  const int64_t wanted = BeamSearch::n_candidates(beam);
-  for (const auto& [place, logprob] : log_softmax_.top(wanted + bans_.n_banned())) {
-    if (!Bans::is_banned(logits.values[place])) found.push_back({logits.id(place), beam.score + logprob});
+  if (!log_softmax_.finite()) return {};
+  return allowed(beam, log_softmax_.top(n_wanted(beam)), logits);
+}
+
+std::vector<Candidate> Chooser::candidates(const Sequence& beam, const KeptLogits& kept, size_t row,
+                                           const LogitRow& ids, int64_t context) {
+  if (const auto forced = forced_token(beam, most_generated(beam, context))) return {{*forced, beam.score}};
+  log_softmax_.read(kept.blocks.data() + static_cast<int64_t>(row) * kept.n_blocks, kept.n_blocks);
+  if (!log_softmax_.finite()) return {};
+  std::vector<std::pair<int32_t, float>> likeliest;
+  const int64_t wanted = n_wanted(beam);
+  for (const KeptLogit* at = kept.row(row); at < kept.row(row) + wanted && at->place >= 0; ++at) {
+    likeliest.emplace_back(at->place, log_softmax_.of_logit(at->logit));
   }
-  if (std::cmp_greater(found.size(), wanted)) found.resize(static_cast<size_t>(wanted));
-  bans_.restore(logits);
-  if (found.empty()) found.push_back({0, -std::numeric_limits<float>::infinity()});
-  return found;
+  return allowed(beam, likeliest, ids);
 }
 
 }  // namespace jiffy

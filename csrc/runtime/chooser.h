@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "program/executor.h"
 #include "runtime/log_softmax.h"
 #include "runtime/penalties.h"
 #include "runtime/sampling.h"
@@ -48,7 +49,14 @@ class Chooser {
   // How a beam whose tokens are all computed could go on, best first; none where logits are no finite numbers.
   std::vector<Candidate> candidates(const Sequence& beam, const LogitRow& logits, int64_t context);
 
+  // The same from what was kept of the logits [row], at least n_wanted() of each. `ids`: a row without values.
+  std::vector<Candidate> candidates(const Sequence& beam, const KeptLogits& kept, size_t row, const LogitRow& ids,
+                                    int64_t context);
+  int64_t n_wanted(const Sequence& beam);
+
  private:
+  std::vector<Candidate> allowed(const Sequence& beam, const std::vector<std::pair<int32_t, float>>& likeliest,
+                                 const LogitRow& ids) const;
   std::optional<int32_t> token(const Sequence& sequence, const LogitRow& logits, int64_t context);
 
   Sampler sampler_;

@@ -10,6 +10,8 @@ namespace {
 
 using Rows = std::vector<const Sequence*>;
 
+constexpr int64_t kMostKept = 64;  // logits of a row: to keep more of them in order costs more than to store all
+
 // The candidates of a beam, as this step or one before it has found them; nullptr if they are still to come.
 const std::vector<Candidate>* candidates_of(const Sequence& beam, const Rows& rows,
                                             const std::vector<Outcome>& outcomes) {
@@ -57,25 +59,15 @@ std::optional<Turn> turn(BeamSearch& search, const Rows& rows, const std::vector
 Choosing::Choosing(ThreadPool& pool, const Kernels& kernels)
     : pool_(pool), choosers_(static_cast<size_t>(pool.size()), Chooser(kernels)) {}
 
-std::vector<Outcome> Choosing::choose(const Rows& rows, float* logits, int64_t vocab_size, int64_t context) {
+// body(chooser, row, its outcome)
+template <class Body>
+std::vector<Outcome> Choosing::each_row(const Rows& rows, Body&& body) {
   std::vector<Outcome> outcomes(rows.size());
   std::vector<std::exception_ptr> thrown(choosers_.size());
   pool_.run([&](Lane& lane) {
     Chooser& chooser = choosers_[static_cast<size_t>(lane.id())];
-    const auto choose_row = [&](size_t r) {
-      const Sequence& s = *rows[r];
-      const LogitRow row = logit_row(s, logits + static_cast<int64_t>(r) * vocab_size, vocab_size);
-      if (s.search != nullptr) {
-        outcomes[r].candidates = chooser.candidates(s, row, context);
-        return;
-      }
-      outcomes[r].events.push_back(chooser.choose(s, row, context));
-      for (const auto& [id, child] : s.children) {
-        outcomes[r].events.push_back(chooser.choose(*child, row, context));
-      }
-    };
     try {
-      for (size_t r; (r = static_cast<size_t>(lane.next_chunk())) < rows.size();) choose_row(r);
+      for (size_t r; (r = static_cast<size_t>(lane.next_chunk())) < rows.size();) body(chooser, r, outcomes[r]);
     } catch (...) {
       thrown[static_cast<size_t>(lane.id())] = std::current_exception();
     }
@@ -86,17 +78,43 @@ std::vector<Outcome> Choosing::choose(const Rows& rows, float* logits, int64_t v
   return outcomes;
 }
 
-std::vector<Outcome> likeliest(const Rows& rows, const std::vector<int32_t>& places, int64_t context) {
-  std::vector<Outcome> outcomes(rows.size());
-  for (size_t r = 0; r < rows.size(); ++r) {
-    std::optional<int32_t> token;
-    if (places[r] >= 0) token = logit_row(*rows[r], nullptr, 0).id(places[r]);
-    outcomes[r].events.push_back(token_event(*rows[r], token, context));
-    for (const auto& [id, child] : rows[r]->children) {
-      outcomes[r].events.push_back(token_event(*child, token, context));
+std::vector<Outcome> Choosing::choose(const Rows& rows, float* logits, int64_t vocab_size, int64_t context) {
+  return each_row(rows, [&](Chooser& chooser, size_t r, Outcome& outcome) {
+    const Sequence& s = *rows[r];
+    const LogitRow row = logit_row(s, logits + static_cast<int64_t>(r) * vocab_size, vocab_size);
+    if (s.search != nullptr) {
+      outcome.candidates = chooser.candidates(s, row, context);
+      return;
     }
+    outcome.events.push_back(chooser.choose(s, row, context));
+    for (const auto& [id, child] : s.children) outcome.events.push_back(chooser.choose(*child, row, context));
+  });
+}
+
+int64_t Choosing::n_enough(const Rows& rows) {
+  if (rows.empty()) return 0;
+  const bool searches = rows[0]->search != nullptr;
+  int64_t most = 1;
+  for (const Sequence* s : rows) {
+    if (searches ? s->search == nullptr : !s->params.wants_likeliest()) return 0;
+    if (searches) most = std::max(most, choosers_[0].n_wanted(*s));
   }
-  return outcomes;
+  return most <= kMostKept ? most : 0;
+}
+
+std::vector<Outcome> Choosing::choose(const Rows& rows, const KeptLogits& kept, int64_t context) {
+  return each_row(rows, [&](Chooser& chooser, size_t r, Outcome& outcome) {
+    const Sequence& s = *rows[r];
+    const LogitRow row = logit_row(s, nullptr, 0);
+    if (s.search != nullptr) {
+      outcome.candidates = chooser.candidates(s, kept, r, row, context);
+      return;
+    }
+    const int32_t place = kept.row(r)->place;
+    const std::optional<int32_t> token = place < 0 ? std::nullopt : std::optional(row.id(place));
+    outcome.events.push_back(token_event(s, token, context));
+    for (const auto& [id, child] : s.children) outcome.events.push_back(token_event(*child, token, context));
+  });
 }
 
 std::vector<Turn> turns(const Rows& rows, const std::vector<Outcome>& outcomes) {

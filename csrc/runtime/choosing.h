@@ -32,15 +32,19 @@ class Choosing {
   std::vector<Outcome> choose(const std::vector<const Sequence*>& rows, float* logits, int64_t vocab_size,
                               int64_t context);
 
+  // How many of each row's largest logits are enough instead of all; 0: they are not.
+  int64_t n_enough(const std::vector<const Sequence*>& rows);
+
+  // The same where that many were kept, with the sums of blocks for beams.
+  std::vector<Outcome> choose(const std::vector<const Sequence*>& rows, const KeptLogits& kept, int64_t context);
+
  private:
+  template <class Body>
+  std::vector<Outcome> each_row(const std::vector<const Sequence*>& rows, Body&& body);
+
   ThreadPool& pool_;
   std::vector<Chooser> choosers_;  // one a lane
 };
-
-// The same where the largest logits are known, and all that matters. places [rows]: theirs in their rows, -1 for logits
-// that are no finite numbers.
-std::vector<Outcome> likeliest(const std::vector<const Sequence*>& rows, const std::vector<int32_t>& places,
-                               int64_t context);
 
 std::vector<Turn> turns(const std::vector<const Sequence*>& rows, const std::vector<Outcome>& outcomes);
 

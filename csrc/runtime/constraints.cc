@@ -41,29 +41,36 @@ std::optional<int32_t> forced_token(const Sequence& s, int64_t limit) {
 
 bool Bans::is_banned(float logit) { return logit == kBanned; }
 
-void Bans::ban(const LogitRow& logits, int32_t id) {
-  const int64_t place = logits.place(id);
-  if (place < 0 || is_banned(logits.values[place])) return;
-  touched_.push_back({place, logits.values[place]});
-  logits.values[place] = kBanned;
-}
+bool Bans::contains(int32_t id) const { return std::binary_search(ids_.begin(), ids_.end(), id); }
 
-void Bans::apply(const LogitRow& logits, const Sequence& s) {
-  touched_.clear();
+void Bans::find(const Sequence& s) {
+  ids_.clear();
   const Constraints& c = s.params.constraints;
   const std::vector<int32_t>& tokens = s.tokens;
   const auto n = static_cast<size_t>(c.no_repeat_ngram);
   if (n > 0 && tokens.size() >= n) {
     const int32_t* last = tokens.data() + tokens.size() - (n - 1);
     for (size_t i = 0; i + n <= tokens.size(); ++i) {
-      if (std::equal(last, last + n - 1, tokens.data() + i)) ban(logits, tokens[i + n - 1]);
+      if (std::equal(last, last + n - 1, tokens.data() + i)) ids_.push_back(tokens[i + n - 1]);
     }
   }
   for (const std::vector<int32_t>& run : c.bad_words) {
-    if (ends_in(tokens, run.data(), run.size() - 1)) ban(logits, run.back());
+    if (ends_in(tokens, run.data(), run.size() - 1)) ids_.push_back(run.back());
   }
-  if (s.n_generated() >= c.min_tokens) return;
-  for (const int32_t id : s.params.stop_ids) ban(logits, id);
+  if (s.n_generated() < c.min_tokens) ids_.insert(ids_.end(), s.params.stop_ids.begin(), s.params.stop_ids.end());
+  std::sort(ids_.begin(), ids_.end());
+  ids_.erase(std::unique(ids_.begin(), ids_.end()), ids_.end());
+}
+
+void Bans::apply(const LogitRow& logits, const Sequence& s) {
+  find(s);
+  touched_.clear();
+  for (const int32_t id : ids_) {
+    const int64_t place = logits.place(id);
+    if (place < 0) continue;
+    touched_.push_back({place, logits.values[place]});
+    logits.values[place] = kBanned;
+  }
 }
 
 void Bans::restore(const LogitRow& logits) const {

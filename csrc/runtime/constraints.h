@@ -27,25 +27,27 @@ struct Constraints {
 // The token that the sequence must go on with, if it says so; it may have `limit` generated ones.
 std::optional<int32_t> forced_token(const Sequence& sequence, int64_t limit);
 
-// Gives logits that are forbidden the lowest value that a float has.
+// The tokens that a sequence must not go on with.
 class Bans {
  public:
-  static bool is_banned(float logit);
+  void find(const Sequence& sequence);
+  const std::vector<int32_t>& ids() const { return ids_; }  // those last found, ascending
+  bool contains(int32_t id) const;
 
+  // Gives logits that are forbidden the lowest value that a float has.
   void apply(const LogitRow& logits, const Sequence& sequence);
+  static bool is_banned(float logit);
 
   // Puts the logits back that the last apply() has changed.
   void restore(const LogitRow& logits) const;
-
-  int64_t n_banned() const { return static_cast<int64_t>(touched_.size()); }  // by the last apply()
 
  private:
   struct Touched {
     int64_t place;
     float logit;  // as it was
   };
-  void ban(const LogitRow& logits, int32_t id);
 
+  std::vector<int32_t> ids_;
   std::vector<Touched> touched_;
 };
 

@@ -59,7 +59,7 @@ Engine::Engine(std::shared_ptr<const Program> program, std::shared_ptr<ThreadPoo
       cache_(kv_layout(*program_, options_.kv_type), options_.context + options_.max_batch * kPositionsPerSequence,
              options_.prefix_cache && encoder == nullptr),  // what a token's keys are depends on the source, too
       scheduler_(cache_.pool(), options_.max_batch, options_.prefill_chunk,
-                 [this](int32_t from, int32_t to) { cache_.copy_block(from, to); }),
+                 [this](int32_t from, int32_t to) { copies_.push_back({from, to}); }),
       choosing_(*pool_, kernels_),
       log_softmax_(kernels_) {
   KvLayout source = program_->source_shape();
@@ -208,7 +208,7 @@ void Engine::reserve_logits(int64_t n_outputs) {
 
 std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Observer& observer) {
   const auto lock = enter();
-  const std::vector<Slice> slices = scheduler_.schedule();
+  const std::vector<Slice> slices = schedule();
   if (slices.empty()) return {};
   read_sources(slices, interrupted, observer);
   make_candidates(slices);
@@ -226,6 +226,17 @@ std::vector<TokenEvent> Engine::step(const Interrupted& interrupted, const Obser
   }
   commit(slices, outcomes, turns);
   return events;
+}
+
+// What the scheduler has asked for is copied at once, even if it throws then: its tables say so.
+std::vector<Slice> Engine::schedule() {
+  copies_.clear();
+  copies_.reserve(static_cast<size_t>(scheduler_.n_running()));
+  struct Copy {
+    Engine& engine;
+    ~Copy() { engine.cache_.copy_blocks(engine.copies_, *engine.pool_); }
+  } const copy{*this};
+  return scheduler_.schedule();
 }
 
 void Engine::read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted, const Observer& observer) {
@@ -258,17 +269,16 @@ void Engine::make_candidates(const std::vector<Slice>& slices) {
 
 std::vector<Outcome> Engine::compute(const Batch& batch, const std::vector<const Sequence*>& rows,
                                      const Interrupted& interrupted, const Observer& observer) {
-  const bool without_logits = executor_.finds_likeliest() && std::all_of(rows.begin(), rows.end(), [](auto* s) {
-                                return s->params.wants_likeliest();
-                              });
-  if (without_logits) {
-    likeliest_.resize(rows.size());
+  const int64_t enough = executor_.head() != nullptr ? choosing_.n_enough(rows) : 0;
+  if (enough > 0) {
+    kept_.most = enough;
+    kept_.sums = rows[0]->search != nullptr;
   } else {
     reserve_logits(batch.n_outputs());
   }
-  const Wanted wanted = without_logits ? Wanted::only_likeliest(likeliest_.data()) : Wanted(logits_.as<float>());
+  const Wanted wanted = enough > 0 ? Wanted::only(kept_) : Wanted(logits_.as<float>());
   if (!executor_.run(batch.view(), cache_.layout(), wanted, interrupted, observer)) throw Interruption();
-  if (without_logits) return likeliest(rows, likeliest_, options_.context);
+  if (enough > 0) return choosing_.choose(rows, kept_, options_.context);
   return choosing_.choose(rows, logits_.as<float>(), vocab_size(), options_.context);
 }
 

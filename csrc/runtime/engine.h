@@ -81,6 +81,7 @@ class Engine {
   std::shared_ptr<SourceText> source_text(std::vector<int32_t> tokens);
   std::unique_ptr<Sequence> make_sequence(const std::vector<int32_t>& prompt, const SamplingParams& params,
                                           std::shared_ptr<SourceText> source);
+  std::vector<Slice> schedule();
   void reserve_logits(int64_t n_outputs);
   void make_candidates(const std::vector<Slice>& slices);
   void read_sources(const std::vector<Slice>& slices, const Interrupted& interrupted, const Observer& observer);
@@ -100,11 +101,12 @@ class Engine {
   KVCache cache_;
   std::optional<Reader> reader_;
   std::optional<CandidateMaker> candidate_maker_;
+  std::vector<BlockCopy> copies_;  // that the scheduler has asked for
   Scheduler scheduler_;
   Choosing choosing_;
   LogSoftmax log_softmax_;
-  Buffer logits_;                   // [outputs of the largest step that needed them so far, vocab_size]
-  std::vector<int32_t> likeliest_;  // [outputs] of a step that needs no logits: places in their rows
+  Buffer logits_;    // [outputs of the largest step that needed them so far, vocab_size]
+  KeptLogits kept_;  // of a step that needs no logits
   int64_t next_id_ = 0;
   mutable std::mutex mutex_;
 };

@@ -1,7 +1,9 @@
 #include "runtime/kv_cache.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 
@@ -33,9 +35,22 @@ KVCache::KVCache(const KvLayout& shape, int64_t positions, bool prefix_cache)
   layout_.data = memory_.as<uint8_t>();
 }
 
-void KVCache::copy_block(int32_t from, int32_t to) {
+// Parts of a block that lanes take: long enough to be worth a turn.
+constexpr int64_t kCopiedAtOnce = int64_t{1} << 15;
+
+void KVCache::copy_blocks(const std::vector<BlockCopy>& copies, ThreadPool& pool) {
+  if (copies.empty()) return;
   const int64_t bytes = layout_.block_bytes();
-  std::memcpy(memory_.as<uint8_t>() + to * bytes, memory_.as<uint8_t>() + from * bytes, static_cast<size_t>(bytes));
+  const auto copy_parts = [&](Lane& lane) {
+    for (int64_t begin; (begin = lane.next_chunk() * kCopiedAtOnce) < bytes;) {
+      const auto n = static_cast<size_t>(std::min(kCopiedAtOnce, bytes - begin));
+      for (const BlockCopy& c : copies) {
+        uint8_t* const at = memory_.as<uint8_t>() + begin;
+        std::memcpy(at + c.to * bytes, at + c.from * bytes, n);
+      }
+    }
+  };
+  pool.run(std::ref(copy_parts));  // in a std::function that needs no memory
 }
 
 }  // namespace jiffy

@@ -1,11 +1,18 @@
 // The memory of all keys and values, in blocks of kBlockSize positions.
 #pragma once
 
+#include <vector>
+
 #include "base/buffer.h"
+#include "base/thread_pool.h"
 #include "ops/kv_layout.h"
 #include "runtime/block_pool.h"
 
 namespace jiffy {
+
+struct BlockCopy {
+  int32_t from, to;
+};
 
 class KVCache {
  public:
@@ -13,7 +20,8 @@ class KVCache {
   // prefix_cache: the pool remembers what full blocks hold.
   KVCache(const KvLayout& shape, int64_t positions, bool prefix_cache);
 
-  void copy_block(int32_t from, int32_t to);
+  // Copies whole blocks, one after the other; each lane takes parts of all. Doesn't throw.
+  void copy_blocks(const std::vector<BlockCopy>& copies, ThreadPool& pool);
 
   const KvLayout& layout() const { return layout_; }
   BlockPool& pool() { return pool_; }

@@ -10,20 +10,32 @@ namespace jiffy {
 void LogSoftmax::read(const float* logits, int64_t vocab_size) {
   logits_ = logits;
   vocab_size_ = vocab_size;
-  int64_t best = -1;
-  maxima_.resize(static_cast<size_t>((vocab_size + kMaxBlock - 1) / kMaxBlock));
-  kernels_.argmax({logits, vocab_size, &best, maxima_.data()});
-  if (best < 0) {
+  blocks_.resize(static_cast<size_t>((vocab_size + kLogitBlock - 1) / kLogitBlock));
+  kernels_.logit_blocks({logits, vocab_size, blocks_.data(), true});
+  read(blocks_.data(), static_cast<int64_t>(blocks_.size()));
+}
+
+void LogSoftmax::read(const LogitBlock* blocks, int64_t n_blocks) {
+  const auto n = static_cast<size_t>(n_blocks);
+  maxima_.resize(n);
+  weights_.resize(n);
+  bool finite = true;
+  for (size_t i = 0; i < n; ++i) {
+    maxima_[i] = blocks[i].largest;
+    finite = finite && !std::isnan(blocks[i].largest);
+  }
+  if (!finite) {
     max_ = std::numeric_limits<double>::quiet_NaN();
     return;
   }
+  const float largest = *std::max_element(maxima_.begin(), maxima_.end());
   double total = 0.0;
-  kernels_.softmax({logits, nullptr, vocab_size, logits[best], 1.0f, &total});
-  max_ = logits[best];
+  kernels_.softmax({maxima_.data(), weights_.data(), n_blocks, largest, 1.0f, &total});
+  total = 0.0;
+  for (size_t i = 0; i < n; ++i) total += static_cast<double>(weights_[i]) * blocks[i].sum;
+  max_ = largest;
   log_sum_ = std::log(total);
 }
-
-float LogSoftmax::of(int64_t id) const { return static_cast<float>(logits_[id] - max_ - log_sum_); }
 
 // As many blocks of logits as are asked for have a maximum that reaches `least`, so all of the likeliest do.
 std::vector<std::pair<int32_t, float>> LogSoftmax::top(int64_t count) const {
@@ -38,8 +50,8 @@ std::vector<std::pair<int32_t, float>> LogSoftmax::top(int64_t count) const {
   std::vector<std::pair<int32_t, float>> best;  // with logits, until the end
   for (size_t block = 0; most > 0 && block < maxima_.size(); ++block) {
     if (maxima_[block] < least) continue;
-    const int64_t begin = static_cast<int64_t>(block) * kMaxBlock;
-    for (int64_t id = begin; id < std::min(begin + kMaxBlock, vocab_size_); ++id) {
+    const int64_t begin = static_cast<int64_t>(block) * kLogitBlock;
+    for (int64_t id = begin; id < std::min(begin + kLogitBlock, vocab_size_); ++id) {
       if (logits_[id] >= least) best.emplace_back(static_cast<int32_t>(id), logits_[id]);
     }
   }

@@ -1,8 +1,10 @@
 // Programs of small integers, whose results are exact whatever the order of additions.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
@@ -124,6 +126,19 @@ inline void on_every_machine(const std::shared_ptr<const Program>& program,
     }
   }
 }
+// What was kept of a row is the beginning of all in order.
+inline void check_largest(const KeptLogits& kept, int64_t row, const std::vector<float>& logits) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto value = [&](int32_t place) { return logits[static_cast<size_t>(place)]; };
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return value(a) > value(b); });
+  for (size_t i = 0; i < static_cast<size_t>(kept.most); ++i) {
+    const KeptLogit& one = kept.row(static_cast<size_t>(row))[i];
+    CHECK_EQ(one.place, i < order.size() ? order[i] : -1);
+    if (one.place >= 0) CHECK_EQ(one.logit, value(one.place));
+  }
+}
+
 // Whatever was in `result` before, behind its end nothing is written.
 inline std::vector<float> run(Executor& executor, const TestBatch& batch, const KvLayout& kv, int64_t width) {
   constexpr float kUntouched = 12345.0f;

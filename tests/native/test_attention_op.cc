@@ -1,6 +1,7 @@
 // Attention as an op, in programs of small integers: through scattered blocks, ragged batches, windows, both
 // directions.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -163,6 +164,78 @@ TEST(attention_sees_its_own_sequence_through_scattered_blocks) {
 TEST(attention_in_a_window_and_in_both_directions) {
   for (const int64_t window : {0, 1, 20, 70, 500}) {
     for (const bool causal : {true, false}) check_attention(HardAttention(6, window, causal), KvType::kF32);
+  }
+}
+
+// Tokens of slices of one each that look at texts of these lengths, so many at each.
+struct Readers {
+  static constexpr int64_t kHeads = 3, kHeadDim = 16, kWidth = kHeads * kHeadDim, kBlocks = 24;
+  const std::vector<int64_t> lengths{600, 25, 3, 40}, readers{4, 1, 60, 2};
+  std::vector<int32_t> ids, positions;
+  std::vector<std::vector<int32_t>> tables;  // of each reader
+  std::vector<SliceView> apart, together;
+  Buffer memory;
+  KvLayout source{.n_layers = 1, .n_kv_heads = kHeads, .head_dim = kHeadDim};
+
+  explicit Readers(KvType type) {
+    source.type = type;
+    const auto floats = static_cast<size_t>(kBlocks * source.block_bytes()) / sizeof(float);
+    memory = Buffer::allocate(floats * sizeof(float), "test");
+    for (size_t i = 0; const float x : normal_floats(floats, 5, 1.0f)) {
+      const auto bits = std::bit_cast<uint32_t>(x), pair = (bits >> 16) * 0x10001;
+      memory.as<uint32_t>()[i++] = type == KvType::kBf16 ? pair : bits;
+    }
+    source.data = memory.as<uint8_t>();
+    int32_t block = 0;
+    for (size_t text = 0; text < lengths.size(); ++text) {
+      std::vector<int32_t> table(static_cast<size_t>((lengths[text] + kBlockSize - 1) / kBlockSize));
+      std::iota(table.begin(), table.end(), block);
+      block += static_cast<int32_t>(table.size());
+      tables.insert(tables.end(), static_cast<size_t>(readers[text]), table);
+    }
+    ids = random_ids(static_cast<int64_t>(tables.size()), 6);
+    positions.assign(ids.size(), 0);
+    int64_t row = 0;
+    for (size_t text = 0; text < lengths.size(); ++text) {
+      const int32_t* const first = tables[static_cast<size_t>(row)].data();
+      for (int64_t i = 0; i < readers[text]; ++i, ++row) {
+        apart.push_back({row, row + 1, 0, nullptr, tables[static_cast<size_t>(row)].data(), lengths[text]});
+        together.push_back({row, row + 1, 0, nullptr, first, lengths[text]});
+      }
+    }
+  }
+
+  std::vector<float> run(Executor& executor, const std::vector<SliceView>& slices) const {
+    std::vector<float> out(ids.size() * kWidth);
+    std::vector<int32_t> rows(ids.size());
+    std::iota(rows.begin(), rows.end(), 0);
+    const auto n = static_cast<int64_t>(ids.size());
+    const BatchView batch{ids.data(), nullptr, positions.data(), n, slices.data(), n, rows.data(), n, &source};
+    CHECK(executor.run(batch, {}, out.data(), {}));
+    return out;
+  }
+};
+
+TEST(beams_that_share_the_reads_of_a_source_have_the_bits_of_those_that_do_not) {
+  Trace t(kContext);
+  const Attributes heads{.scale = 0.3f,
+                         .n_heads = Readers::kHeads,
+                         .n_kv_heads = Readers::kHeads,
+                         .head_dim = Readers::kHeadDim,
+                         .cross = true};
+  const Matrix table = Matrix::random(kVocab, Readers::kWidth, -3, 3, 7);
+  const int x = t.apply(OpKind::kEmbedding, {}, {add_matrix(t, table)}, Readers::kWidth);
+  const int y = t.apply(OpKind::kAttention, {x}, {}, Readers::kWidth, heads);
+  const int rows = t.value(Readers::kWidth, {}, Space::kOutputs);
+  t.instruction({OpKind::kSelect, {y}, {rows}, {}, {}});
+  const auto program = std::make_shared<const Program>(t.take(rows));
+  for (const KvType type : {KvType::kF32, KvType::kBf16, KvType::kInt8}) {
+    const Readers readers(type);
+    on_every_machine(program, [&](Executor& executor) {
+      const std::vector<float> apart = readers.run(executor, readers.apart);
+      const std::vector<float> together = readers.run(executor, readers.together);
+      CHECK(std::memcmp(apart.data(), together.data(), apart.size() * sizeof(float)) == 0);
+    });
   }
 }
 

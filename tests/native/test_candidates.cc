@@ -10,6 +10,7 @@
 #include "ops/work.h"
 #include "quant/gather.h"
 #include "runtime/chooser.h"
+#include "runtime/log_softmax.h"
 
 namespace jiffy {
 namespace {
@@ -102,7 +103,7 @@ TEST(rows_of_activations_are_copied_into_other_tiles) {
 
 // logits = embedding head^T + bias, the head in any format
 struct Head {
-  static constexpr int64_t kIn = 96, kTokens = 210;
+  static constexpr int64_t kIn = 96, kTokens = 600;
   std::shared_ptr<Weight> weight;
   std::vector<float> bias = normal(kTokens, 3);
   std::shared_ptr<const Program> program;
@@ -134,19 +135,24 @@ struct Runs {
   }
 };
 
+// And what is kept of each row is the same, without logits.
 void check_logits(const Runs& runs, const std::vector<float>& all, const std::vector<float>& found,
-                  const std::vector<int32_t>& likeliest) {
+                  const KeptLogits& kept) {
   size_t wrong = 0;
+  LogSoftmax with_logits(select_kernels("auto")), without(select_kernels("auto"));
   for (size_t i = 0; i < runs.runs.size(); ++i) {
     const std::vector<int32_t>& ids = runs.of[i].ids;
     for (int64_t row = runs.runs[i].begin; row < runs.runs[i].end; ++row) {
       const auto begin = static_cast<size_t>(row * Head::kTokens);
-      size_t best = 0;
       for (size_t place = 0; place < ids.size(); ++place) {
         wrong += found[begin + place] != all[begin + static_cast<size_t>(ids[place])];
-        if (found[begin + place] > found[begin + best]) best = place;
       }
-      wrong += likeliest[static_cast<size_t>(row)] != static_cast<int32_t>(best);
+      const std::vector<float> logits(found.begin() + row * Head::kTokens,
+                                      found.begin() + row * Head::kTokens + static_cast<int64_t>(ids.size()));
+      check_largest(kept, row, logits);
+      with_logits.read(logits.data(), static_cast<int64_t>(logits.size()));
+      without.read(kept.blocks.data() + row * kept.n_blocks, kept.n_blocks);
+      wrong += with_logits.of_logit(logits[0]) != without.of_logit(logits[0]);
     }
   }
   CHECK_EQ(wrong, 0);
@@ -158,7 +164,7 @@ TEST(candidates_have_the_logits_that_they_have_among_all) {
   for (const WeightFormat& format : all_formats()) {
     const Head head(format, pool);
     for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{1}, {50}, {1, 3, 14, 1, 27}}) {
-      const Runs runs(head, lengths, {40, 5, 210, 1, 97}, pool);
+      const Runs runs(head, lengths, {40, 5, 600, 1, 297}, pool);
       const int64_t n = runs.runs.back().end;
       const TestBatch batch(random_ids(n, 9), {{0, n, &no_blocks}});
       BatchView view = batch.view();
@@ -167,10 +173,10 @@ TEST(candidates_have_the_logits_that_they_have_among_all) {
         CHECK(executor.head() != nullptr);
         const std::vector<float> all = run(executor, batch, {}, Head::kTokens);
         std::vector<float> found(all.size());
-        std::vector<int32_t> likeliest(static_cast<size_t>(n));
+        KeptLogits kept(9, true);
         CHECK(executor.run(view, {}, found.data(), {}));
-        CHECK(executor.run(view, {}, Wanted::only_likeliest(likeliest.data()), {}));
-        check_logits(runs, all, found, likeliest);
+        CHECK(executor.run(view, {}, Wanted::only(kept), {}));
+        check_logits(runs, all, found, kept);
         CHECK(run(executor, batch, {}, Head::kTokens) == all);
       });
     }
@@ -201,7 +207,7 @@ TEST(a_program_that_ends_otherwise_has_no_head_for_candidates) {
   const int rows = t.value(kDim, {}, Space::kOutputs);
   t.instruction({OpKind::kSelect, {x}, {rows}, {}, {}});
   const Executor executor(std::make_shared<const Program>(t.take(rows)), pool, select_kernels("auto"));
-  CHECK(executor.head() == nullptr && !executor.finds_likeliest());
+  CHECK(executor.head() == nullptr);
 }
 
 TEST(a_row_of_candidates_knows_its_tokens) {

@@ -322,6 +322,50 @@ TEST(argmax_refuses_what_is_not_finite_and_takes_the_first_of_equals) {
   }
 }
 
+TEST(logit_blocks_know_what_a_softmax_needs) {
+  for (const int64_t n : {1, 15, 16, 17, 255, 256, 257, 1000}) {
+    std::vector<float> x = normal(static_cast<size_t>(n), 44, 4.0f);
+    const std::vector<float> found = on_every_isa("logit blocks", [&](const Kernels& kernels) {
+      std::vector<LogitBlock> blocks(static_cast<size_t>((n + kLogitBlock - 1) / kLogitBlock)), without = blocks;
+      kernels.logit_blocks({x.data(), n, blocks.data(), true});
+      kernels.logit_blocks({x.data(), n, without.data(), false});
+      std::vector<float> all;
+      for (size_t b = 0; b < blocks.size(); ++b) {
+        CHECK_EQ(without[b].largest, blocks[b].largest);
+        all.insert(all.end(), {blocks[b].largest, blocks[b].sum});
+      }
+      return all;
+    });
+    for (size_t b = 0; b < found.size() / 2; ++b) {
+      const auto begin = x.begin() + static_cast<int64_t>(b) * kLogitBlock,
+                 end = std::min(begin + kLogitBlock, x.end());
+      const float largest = *std::max_element(begin, end);
+      double sum = 0.0;
+      for (auto at = begin; at != end; ++at) sum += std::exp(static_cast<double>(*at) - largest);
+      CHECK_EQ(found[2 * b], largest);
+      // 2 ulp of each exponential, half of one of each difference, which are below 32, and 8 roundings of sums.
+      CHECK(std::fabs(found[2 * b + 1] - sum) <= (4 + 16 + 8) * 0x1p-24 * sum);
+    }
+  }
+}
+
+TEST(logit_blocks_with_a_number_that_is_none_say_so) {
+  for (const std::string& isa : supported_isas()) {
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      for (const size_t at : {size_t{256}, size_t{300}, size_t{530}}) {
+        std::vector<float> x(531, 1.0f);
+        x[at] = bad;
+        std::vector<LogitBlock> blocks(3);
+        select_kernels(isa).logit_blocks({x.data(), 531, blocks.data(), true});
+        for (size_t b = 0; b < 3; ++b) {
+          CHECK_EQ(std::isnan(blocks[b].largest), b == at / 256);
+          CHECK_EQ(std::isnan(blocks[b].sum), b == at / 256);
+        }
+      }
+    }
+  }
+}
+
 TEST(probes_count_their_work_and_read_every_line) {
   std::vector<uint8_t> data(64 * 16 + 64, 0);
   uint8_t* aligned = data.data() + (64 - reinterpret_cast<uintptr_t>(data.data()) % 64) % 64;

@@ -227,39 +227,6 @@ TEST(matmul_of_bf16_keeps_nan_and_infinity_in_their_row) {
   }
 }
 
-TEST(matmul_tells_the_maximum_of_each_row_instead_of_storing_it) {
-  ThreadPool pool(1);
-  const int64_t n = 101, k = 33, rows = 14;
-  const auto weight = random_weight(n, k, {}, pool);
-  std::vector<float> x = normal(static_cast<size_t>(rows * k), 6);
-  x[static_cast<size_t>(3 * k + 32)] = NAN;
-  x[static_cast<size_t>(12 * k)] = INFINITY;
-  std::fill_n(x.begin() + 5 * k, k, 0.0f);  // all outputs are equal
-  for (const std::string& isa : supported_isas()) {
-    const Kernels& kernels = select_kernels(isa);
-    const std::vector<float> y = run_matmul(kernels, {*weight, x, rows}, false);
-    std::vector<RowMax> found(static_cast<size_t>(rows));
-    for (int64_t slab = 0; slab < n_slabs(n); slab += 3) {
-      kernels.matmul({.weight = weight->matrix(),
-                      .up = {},
-                      .x = {},
-                      .x_f32 = x.data(),
-                      .rows = rows,
-                      .row_max = found.data(),
-                      .begin = slab,
-                      .end = std::min(slab + 3, n_slabs(n))});
-    }
-    for (int64_t row = 0; row < rows; ++row) {
-      const RowMax& got = found[static_cast<size_t>(row)];
-      int64_t index = 0;
-      kernels.argmax({y.data() + row * n, n, &index});
-      CHECK_EQ(got.magnitude >= kInfinityBits, row == 3 || row == 12);
-      CHECK_EQ(got.magnitude >= kInfinityBits ? -1 : got.index, index);
-      if (index >= 0) CHECK_EQ(got.largest, y[static_cast<size_t>(row * n + index)]);
-    }
-  }
-}
-
 void check_epilogues(const WeightFormat& format) {
   ThreadPool pool(1);
   const int64_t n = 37, k = 64, rows = 5;

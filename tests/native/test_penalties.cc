@@ -90,7 +90,8 @@ TEST(log_probabilities_are_right_and_the_same_on_every_instruction_set) {
       for (size_t i = 0; i < n; ++i) {
         const double wanted = logits[i] - largest - std::log(sum);
         all.push_back(softmax.of(static_cast<int64_t>(i)));
-        // exp is right to 2 ulp, so the sum's log is to 2 * 2^-23 and a little; then one rounding to float.
+        // exp is right to 2 ulp, so the sum's log is to 2 * 2^-23 and a little, of which roundings within blocks, that
+        // go both ways, are a part; then one rounding to float.
         CHECK(std::fabs(all.back() - wanted) <= 3 * 0x1p-23 + 0x1p-24 * std::fabs(wanted));
       }
       if (first.empty()) first = all;

@@ -120,8 +120,8 @@ void score_floats(const AttentionArgs& p, const Scratch& s, const Group& g) {
     in_row_groups<Dot::kMostRows>(g.rows, [&]<int kRows>(int64_t first) {
       const float* q = s.q + (g.first_row + first) * kRowFloats;
       float* scores = s.weights + first * kRowFloats + block * kBlockSize;
-      for (int at = 0; at < 2; at += kPanelVectors) {
-        Floats sums[kRows][kPanelVectors];
+      const auto score_from = [&]<int kVectors>(int at) {
+        Floats sums[kRows][kVectors];
         for (auto& row : sums) {
           for (Floats& sum : row) sum = zeros();
         }
@@ -131,9 +131,12 @@ void score_floats(const AttentionArgs& p, const Scratch& s, const Group& g) {
                           .stride = kLinesBytes,
                           .steps = (p.kv.head_dim + Kind::kKeyElements - 1) / Kind::kKeyElements});
         for (int r = 0; r < kRows; ++r) {
-          for (int v = 0; v < kPanelVectors; ++v) store(scores + r * kRowFloats + (at + v) * kLanes, sums[r][v]);
+          for (int v = 0; v < kVectors; ++v) store(scores + r * kRowFloats + (at + v) * kLanes, sums[r][v]);
         }
-      }
+      };
+      // Nobody asks for scores of positions that no row sees.
+      if (g.high - block * kBlockSize <= kLanes) return score_from.template operator()<1>(0);
+      for (int at = 0; at < 2; at += kPanelVectors) score_from.template operator()<kPanelVectors>(at);
     });
   }
 }

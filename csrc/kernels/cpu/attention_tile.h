@@ -146,7 +146,7 @@ inline const uint8_t* ahead_of_keys(const AttentionArgs& p, const Group& g, int6
     if (int8) prefetch_scales(p.kv.key_scales(at));
     return p.kv.keys(at);
   }
-  if (g.first_block() + beyond >= g.end_block()) return here;
+  if (g.first_block() + beyond >= g.end_block()) return p.next != nullptr && beyond == kBlocksAhead - 1 ? p.next : here;
   const int64_t at = g.start + (g.first_block() + beyond) * kBlockSize;
   if (int8) prefetch_scales(p.kv.value_scales(at));
   return p.kv.values(at);
@@ -162,7 +162,9 @@ inline const uint8_t* ahead_of_values(const AttentionArgs& p, const Group& g, in
   }
   const bool alone = p.part == AttentionPart::kSegment;
   const int64_t next = (alone ? p.next_segment * kSegment : g.start + kSegment) + beyond * kBlockSize;
-  if (next >= p.end[g.first_row + g.rows - 1] || (alone && p.next_segment == 0)) return here;
+  if (next >= p.end[g.first_row + g.rows - 1] || (alone && p.next_segment == 0)) {
+    return p.next != nullptr && step == 0 ? p.next + key_bytes(p.kv.type, p.kv.head_dim) : here;
+  }
   if (p.kv.type == KvType::kInt8) prefetch_scales(p.kv.key_scales(next));
   return p.kv.keys(next);
 }

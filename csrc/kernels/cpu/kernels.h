@@ -66,15 +66,6 @@ struct RmsNormQuantizeArgs {
   TileRange tiles;
 };
 
-inline constexpr int32_t kInfinityBits = 0x7f800000;  // NaNs are above it, as bits of a magnitude
-
-// The largest of a row's outputs that have been looked at so far, and the lowest of their numbers.
-struct RowMax {
-  float largest = -__builtin_inff();
-  int32_t index = -1;
-  int32_t magnitude = 0;  // the largest magnitude's bits
-};
-
 // What a matmul may make of its outputs at once: what gelu and activation make of them later.
 enum class Finish : uint8_t { kNone, kGelu, kGeluTanh, kRelu, kTanh, kSilu };
 
@@ -88,7 +79,6 @@ struct MatmulArgs {
   int64_t rows = 0;
   float* y = nullptr;  // [rows, y_stride]
   int64_t y_stride = 0;
-  RowMax* row_max = nullptr;    // [rows]: takes the outputs, in ascending order, instead of y
   const float* bias = nullptr;  // [n]
   Finish finish = Finish::kNone;
   const float* residual = nullptr;  // [rows, y_stride]
@@ -215,9 +205,10 @@ struct AttentionArgs {
   float* scratch;             // [attention_scratch_floats(head_dim)], 64-byte aligned
   bool native_pairs = false;  // as Kernels::native_pairs says
   AttentionPart part = AttentionPart::kAll;
-  int64_t segment = 0;       // kSegment: computes states of this one; kMerge: states begin at this one
-  int64_t next_segment = 0;  // kSegment: what this thread computes next, probably; 0: unknown
-  float* states = nullptr;   // [rows, attention_state_floats(head_dim)], for kMerge of all segments, 64-byte aligned
+  int64_t segment = 0;            // kSegment: computes states of this one; kMerge: states begin at this one
+  int64_t next_segment = 0;       // kSegment: what this thread computes next, probably; 0: unknown
+  const uint8_t* next = nullptr;  // keys of a block, its values behind them, that this thread reads next, probably
+  float* states = nullptr;  // [rows, attention_state_floats(head_dim)], for kMerge of all segments, 64-byte aligned
   const float* const* bias = nullptr;  // [rows] -> [2 * reach + 1], for the distances -reach to reach; nullptr: none
   const int32_t* position = nullptr;   // [rows], beside a bias
   int64_t reach = 0;
@@ -237,6 +228,19 @@ struct ArgmaxArgs {
   int64_t n;
   int64_t* index;
   float* maxima = nullptr;  // [ceil(n / kMaxBlock)] or nullptr: the largest of each block of x
+};
+
+// What a softmax needs to know of kLogitBlock consecutive logits x: their largest, and the sum of exp(x - largest) in a
+// fixed order; both NaN if one of them is NaN or infinite.
+inline constexpr int64_t kLogitBlock = 256;
+struct LogitBlock {
+  float largest, sum;
+};
+struct LogitBlocksArgs {
+  const float* x;
+  int64_t n;
+  LogitBlock* blocks;  // [ceil(n / kLogitBlock)]
+  bool sums;           // false: the largest alone, and no sum
 };
 
 // y[i] = exp((x[i] - max) * inverse_temperature); *sum = their sum in a fixed order
@@ -285,6 +289,7 @@ struct PeakProbeArgs {
   X(kv_write, KvWriteArgs)                  \
   X(attention, AttentionArgs)               \
   X(argmax, ArgmaxArgs)                     \
+  X(logit_blocks, LogitBlocksArgs)          \
   X(softmax, SoftmaxArgs)                   \
   X(read_probe, ReadProbeArgs)              \
   X(peak_probe, PeakProbeArgs)

@@ -9,21 +9,6 @@
 namespace jiffy::JIFFY_ISA {
 namespace {
 
-// Few slabs hold a new maximum, so the lane is looked for only in those.
-void take_max(RowMax& row, int64_t n, Floats value, int lanes) {
-  const int32_t magnitude = max_lane(abs_bits(keep_first(value, lanes, zeros())));
-  if (magnitude > row.magnitude) row.magnitude = magnitude;
-  const Floats kept = keep_first(value, lanes, splat(-__builtin_inff()));
-  const float largest = max_lane(kept);
-  if (!(largest > row.largest)) return;
-  alignas(64) float all[kLanes];
-  store(all, kept);
-  int lane = 0;
-  while (lane < lanes - 1 && all[lane] != largest) ++lane;
-  row.largest = largest;
-  row.index = static_cast<int32_t>(n) + lane;
-}
-
 Floats finished(Finish finish, Floats x) {
   switch (finish) {
     case Finish::kGelu:
@@ -49,24 +34,32 @@ void finish_row(const MatmulArgs& p, int64_t row, int64_t slab, Floats value) {
   if (p.bias != nullptr) value = add(value, load_first(p.bias + n, lanes));
   value = finished(p.finish, value);
   if (p.residual != nullptr) value = add(load_first(p.residual + at, lanes), value);
-  if (p.row_max != nullptr) return take_max(p.row_max[row], n, value, lanes);
   store_first(p.y + at, value, lanes);
 }
 
-// What most tiles need, without a question for each row: all lanes of a slab, a bias, and GELU or a residual or
+// What most tiles need, without a question for each row: all lanes of a slab, and a usual activation or a residual or
 // neither.
 bool finish_whole_tile(const MatmulArgs& p, int64_t slab, int64_t first, int64_t rows, const float* acc,
                        const float* up) {
   const int64_t n = slab * kSlabRows, at = first * p.y_stride + n;
-  const bool gelus = p.finish == Finish::kGelu && p.residual == nullptr;
-  if (up != nullptr || p.row_max != nullptr || p.bias == nullptr || n + kLanes > p.weight.rows) return false;
-  if (p.finish != Finish::kNone && !gelus) return false;
-  const Floats bias = load(p.bias + n);
-  const auto store_rows = [&](auto&& make) {
-    for (int64_t r = 0; r < rows; ++r) store(p.y + at + r * p.y_stride, make(add(load(acc + r * kLanes), bias), r));
+  const bool plain = p.finish == Finish::kNone;
+  if (up != nullptr || n + kLanes > p.weight.rows) return false;
+  if (!plain && (p.residual != nullptr || p.finish == Finish::kGeluTanh || p.finish == Finish::kTanh)) return false;
+  const bool biased = p.bias != nullptr;
+  const Floats bias = biased ? load(p.bias + n) : zeros();
+  const auto sum_of = [&](int64_t r) {
+    const Floats sum = load(acc + r * kLanes);
+    return biased ? add(sum, bias) : sum;
   };
-  if (gelus) {
+  const auto store_rows = [&](auto&& make) {
+    for (int64_t r = 0; r < rows; ++r) store(p.y + at + r * p.y_stride, make(sum_of(r), r));
+  };
+  if (p.finish == Finish::kGelu) {
     store_rows([](Floats value, int64_t) { return gelu(value); });
+  } else if (p.finish == Finish::kSilu) {
+    store_rows([](Floats value, int64_t) { return activated(Function::kSilu, value); });
+  } else if (p.finish == Finish::kRelu) {
+    store_rows([](Floats value, int64_t) { return activated(Function::kRelu, value); });
   } else if (p.residual != nullptr) {
     store_rows([&](Floats value, int64_t r) { return add(load(p.residual + at + r * p.y_stride), value); });
   } else {

@@ -55,7 +55,6 @@ inline void prefetch_weights(const uint8_t* line) {
 // row is another page, and the stores of 12 rows otherwise wait for memory one by one (a bare loop over i4 on a Zen 5,
 // 512 x 8192 x 2048: 61 % of the integer peak, 70 with this).
 inline void prefetch_results(const MatmulArgs& p, int64_t slab, int64_t slabs, RowTile tile) {
-  if (p.row_max != nullptr) return;
   for (int64_t r = tile.first; r < tile.first + tile.rows; ++r) {
     for (int64_t s = slab; s < slab + slabs; ++s) {
       const int64_t at = r * p.y_stride + s * kSlabRows;
