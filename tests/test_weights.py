@@ -63,7 +63,15 @@ def test_float16_scales_would_have_lost_such_weights():
 
 
 @pytest.mark.parametrize(
-    ("weight", "rows"), [("f32", "f32"), ("bf16", "bf16"), ("i4g64a", "q8(64)"), ("i8", "q8(128)")]
+    ("weight", "rows"),
+    [
+        ("f32", "f32"),
+        ("bf16", "bf16"),
+        ("i4", "q8(32, powers)"),
+        ("i4a", "q8(32)"),
+        ("i4g64a", "q8(64)"),
+        ("i8", "q8(128)"),
+    ],
 )
 def test_activations_of_each_format(weight: str, rows: str):
     activations = _core.Weight("w", 4, 4, weight).activations

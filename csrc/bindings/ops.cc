@@ -110,6 +110,16 @@ std::shared_ptr<Work> softmax_rows(const Floats& x, const Floats& max, Floats& y
   return std::make_shared<SoftmaxRows>(x.data(), max.data(), rows, n, y.mutable_data(), sums.mutable_data());
 }
 
+// blocks: [rows, n_blocks, 2]
+std::shared_ptr<Work> logit_block_rows(const Floats& x, Floats& blocks) {
+  const auto [rows, n] = sizes_of(x);
+  const int64_t n_blocks = (n + kLogitBlock - 1) / kLogitBlock;
+  if (blocks.ndim() != 3 || blocks.shape(0) != rows || blocks.shape(1) != n_blocks || blocks.shape(2) != 2) {
+    fail(ErrorKind::kParameter, "blocks", "[rows, " + std::to_string(n_blocks) + ", 2]", "another shape");
+  }
+  return std::make_shared<LogitBlockRows>(x.data(), rows, n, reinterpret_cast<LogitBlock*>(blocks.mutable_data()));
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m) {
@@ -145,6 +155,8 @@ void bind_ops(py::module_& m) {
   m.def("softmax_rows", &softmax_rows, py::arg("x").noconvert(), py::arg("max").noconvert(), py::arg("y").noconvert(),
         py::arg("sums").noconvert(), py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), py::keep_alive<0, 3>(),
         py::keep_alive<0, 4>());
+  m.def("logit_block_rows", &logit_block_rows, py::arg("x").noconvert(), py::arg("blocks").noconvert(),
+        py::keep_alive<0, 1>(), py::keep_alive<0, 2>());
   m.def(
       "run_all",
       [](const std::vector<std::shared_ptr<Work>>& work, ThreadPool& pool, const std::string& isa, int64_t repeats) {

@@ -75,6 +75,7 @@ void bind_weight(py::module_& m) {
       .def(py::self == py::self)
       .def_readonly("bits", &RowFormat::bits)
       .def_readonly("group", &RowFormat::group)
+      .def_readonly("powers", &RowFormat::powers)
       .def("__hash__", [](const RowFormat& f) { return py::hash(py::str(f.name())); })
       .def("__repr__", &RowFormat::name);
 

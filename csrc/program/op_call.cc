@@ -158,6 +158,12 @@ void SoftmaxRows::run(Worker& worker) const {
   });
 }
 
+void LogitBlockRows::run(Worker& worker) const {
+  const int64_t blocks = (n_ + kLogitBlock - 1) / kLogitBlock;
+  worker.share(rows_, 1,
+               [&](int64_t r, int64_t) { worker.kernels.logit_blocks({x_ + r * n_, n_, blocks_ + r * blocks, true}); });
+}
+
 double run_all(const std::vector<std::shared_ptr<Work>>& work, int64_t repeats, ThreadPool& pool,
                const Kernels& kernels) {
   int64_t floats = 16;

@@ -91,6 +91,17 @@ class SoftmaxRows : public Work {
   float* y_;
   double* sums_;
 };
+class LogitBlockRows : public Work {
+ public:
+  LogitBlockRows(const float* x, int64_t rows, int64_t n, LogitBlock* blocks)  // blocks: [rows, ceil(n / kLogitBlock)]
+      : x_(x), rows_(rows), n_(n), blocks_(blocks) {}
+  void run(Worker& worker) const override;
+
+ private:
+  const float* x_;
+  int64_t rows_, n_;
+  LogitBlock* blocks_;
+};
 
 // Does each of `work` in turn, `repeats` times over, in one parallel region; returns the seconds that it took.
 double run_all(const std::vector<std::shared_ptr<Work>>& work, int64_t repeats, ThreadPool& pool,

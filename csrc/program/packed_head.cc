@@ -136,6 +136,7 @@ Value read_value(ByteReader& r, const std::string& field) {
   value.width = r.number<int64_t>(field + " width", 1, INT32_MAX);
   value.format.bits = r.number<int32_t>(field + " bits");
   value.format.group = r.number<int64_t>(field + " group");
+  value.format.powers = r.flag(field + " powers");
   return value;
 }
 
@@ -192,6 +193,7 @@ void write_program(ByteWriter& w, const PackedProgram& program) {
     w.number(value.width);
     w.number<int32_t>(value.format.bits);
     w.number(value.format.group);
+    w.number(static_cast<uint8_t>(value.format.powers));
   }
   w.number(static_cast<uint32_t>(program.instructions.size()));
   for (const Instruction& at : program.instructions) write_instruction(w, at);

@@ -35,7 +35,7 @@ void copy_data(const Placed& from, const Placed& to) {
 }  // namespace
 
 std::string RowFormat::name() const {
-  return bits == 32 ? "f32" : bits == 16 ? "bf16" : "q8(" + std::to_string(group) + ")";
+  return bits == 32 ? "f32" : bits == 16 ? "bf16" : "q8(" + std::to_string(group) + (powers ? ", powers)" : ")");
 }
 
 void copy_rows(const ActivationView& from, int64_t first, const ActivationView& to) {

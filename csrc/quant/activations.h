@@ -16,8 +16,9 @@
 //          scaled_sum   f32    [tile][n_groups][rows of the tile]             scale * sum(q): multiplies a weight
 //                                                                             group's offset
 //
-// In groups of 32 a multiplication for each group's scale would cost as much as a quarter of its products on the same
-// pipes. There a row has one scale, and its groups have powers of two, which an integer addition multiplies with:
+// In groups of 32 a multiplication for each group's scale costs as much as a quarter of its products on the same pipes.
+// Rows for symmetric i4 therefore have one scale each, and their groups powers of two, which an integer addition
+// multiplies with (`RowFormat::powers`):
 //
 //          row_scale    f32    [rows]                                         2^-20 * max|x| / 127 over the row
 //          exponent     int32  [tile][n_groups][rows of the tile]             e << 23 in the place of `scale`; x is
@@ -53,21 +54,24 @@ struct RowTiles {
 };
 
 struct RowFormat {
-  int bits = 32;      // 32 (f32), 16 (bf16) or 8 (q8)
-  int64_t group = 1;  // cols that padding keeps whole: one f32, a pair of bf16, or those of q8 that share a scale
+  int bits = 32;        // 32 (f32), 16 (bf16) or 8 (q8)
+  int64_t group = 1;    // cols that padding keeps whole: one f32, a pair of bf16, or those of q8 that share a scale
+  bool powers = false;  // q8: a row has one scale, and its groups powers of two
 
   constexpr bool quantized() const { return bits < 32; }
   constexpr bool valid() const {
-    if (bits == 8) return group == 32 || group == 64 || group == 128;
-    return (bits == 16 && group == 2) || (bits == 32 && group == 1);
+    if (bits == 8) return group == 32 || (!powers && (group == 64 || group == 128));
+    return !powers && ((bits == 16 && group == 2) || (bits == 32 && group == 1));
   }
-  constexpr bool has_row_scale() const { return bits == 8 && group == 32; }
   constexpr bool operator==(const RowFormat&) const = default;
-  std::string name() const;  // "f32", "bf16", "q8(32)"
+  std::string name() const;  // "f32", "bf16", "q8(32)", "q8(32, powers)"
 };
 
-// The rows that a matmul with such weights reads.
-constexpr RowFormat activation_format(const WeightFormat& f) { return {f.quantized() ? 8 : f.bits, f.group}; }
+// The rows that a matmul with such weights reads. Symmetric i4 rounds weights so much that powers add nothing to speak
+// of; what holds them better (i4a, i8g32) would lose a third of what it has.
+constexpr RowFormat activation_format(const WeightFormat& f) {
+  return {f.quantized() ? 8 : f.bits, f.group, f.bits == 4 && f.group == 32 && f.offset == Offset::kNone};
+}
 
 struct ActivationView {
   int8_t* data = nullptr;  // bytes, whatever they hold
@@ -101,8 +105,7 @@ void copy_rows(const ActivationView& from, int64_t first, const ActivationView& 
 // Bytes of one row in all arrays together; a view of `rows` rows takes rows * this.
 constexpr int64_t activation_row_bytes(int64_t cols, const RowFormat& format) {
   const int64_t groups = (cols + format.group - 1) / format.group;
-  return groups * format.group * format.bits / 8 + (format.bits == 8 ? groups * 12 : 0) +
-         (format.has_row_scale() ? 4 : 0);
+  return groups * format.group * format.bits / 8 + (format.bits == 8 ? groups * 12 : 0) + (format.powers ? 4 : 0);
 }
 
 // Lays the arrays of quantised rows out in `memory`: the 4-byte ones first, so that each is aligned.
@@ -115,7 +118,7 @@ inline ActivationView activation_view(void* memory, int64_t rows, int64_t cols, 
     array = reinterpret_cast<T*>(at);
     at += count * static_cast<int64_t>(sizeof(T));
   };
-  if (format.has_row_scale()) take(view.row_scale, rows);
+  if (format.powers) take(view.row_scale, rows);
   view.exponent = reinterpret_cast<int32_t*>(at);
   take(view.scale, rows * groups);
   take(view.scaled_sum, rows * groups);

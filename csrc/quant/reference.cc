@@ -170,7 +170,7 @@ float reference_activation(const ActivationView& x, int64_t row, int64_t col) {
     return bf16_to_f32(bits);
   }
   const int64_t at = tile.first * x.groups() + col / x.group * tile.rows + r;
-  const float scale = x.group == 32 ? std::ldexp(x.row_scale[row], x.exponent[at] >> 23) : x.scale[at];
+  const float scale = x.has_row_scale() ? std::ldexp(x.row_scale[row], x.exponent[at] >> 23) : x.scale[at];
   return scale * static_cast<float>(*value);
 }
 

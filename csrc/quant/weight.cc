@@ -79,6 +79,9 @@ float limit(const WeightFormat& f) {
   return f.bits == 16 ? 0x1.ffp127f : std::numeric_limits<float>::infinity();
 }
 
+constexpr const char* kNotFinite = "NaN or infinity";
+constexpr const char* kTooLarge = "2^100 or more";
+
 // Packs one row after another; `floats` holds a decoded row.
 class RowPacker {
  public:
@@ -88,15 +91,15 @@ class RowPacker {
         floats_(static_cast<size_t>(matrix.cols)),
         codes_(static_cast<size_t>(matrix.format.group)) {}
 
-  // False for a row with a weight that is not finite in the matrix's format.
-  bool pack(int64_t row, const uint8_t* source) {
+  // What is wrong with a row that the matrix's format can't hold; nullptr: nothing.
+  const char* pack(int64_t row, const uint8_t* source) {
     uint8_t* slab = const_cast<uint8_t*>(matrix_.slab(row / kSlabRows));
     const int lane = static_cast<int>(row % kSlabRows);
     if (natural_format(type_) == matrix_.format && is_quantized(type_)) return take_over(source, slab, lane);
     decode_row(type_, source, matrix_.cols, floats_.data());
     const float largest = largest_magnitude(floats_.data(), matrix_.cols);
     const WeightFormat& f = matrix_.format;
-    if (!(largest < limit(f))) return false;
+    if (!(largest < limit(f))) return what_is_wrong(largest);
     largest_ = std::fmax(largest_, largest);
     if (f.bits == 32) place_f32(slab, lane);
     if (f.bits == 16) place_bf16(slab, lane);
@@ -104,7 +107,7 @@ class RowPacker {
       const int64_t n = std::min<int64_t>(f.group, matrix_.cols - g * f.group);
       place(quantize_group(floats_.data() + g * f.group, n, f, codes_.data()), codes_.data(), slab, g, lane);
     }
-    return true;
+    return nullptr;
   }
 
   float largest() const { return largest_; }
@@ -126,13 +129,18 @@ class RowPacker {
     }
   }
 
-  bool take_over(const uint8_t* source, uint8_t* slab, int lane) {
+  const char* what_is_wrong(float largest) const {
+    if (matrix_.format.bits == 16) return "NaN or infinity as bf16";
+    return std::isfinite(largest) ? kTooLarge : kNotFinite;
+  }
+
+  const char* take_over(const uint8_t* source, uint8_t* slab, int lane) {
     for (int64_t g = 0; g < matrix_.cols / kSourceBlock; ++g) {
       const SourceGroup group = read_group(type_, source, g);
-      if (!std::isfinite(group.scale) || !std::isfinite(group.offset)) return false;
+      if (!std::isfinite(group.scale) || !std::isfinite(group.offset)) return kNotFinite;
       place({group.scale, group.offset}, group.codes, slab, g, lane);
     }
-    return true;
+    return nullptr;
   }
 
   void place(const GroupHeader& header, const uint8_t* codes, uint8_t* slab, int64_t g, int lane) {
@@ -225,6 +233,7 @@ bool Weight::pack(int64_t begin, int64_t n_rows, SourceType type, ThreadPool& po
   const int64_t row_bytes = source_row_bytes(type, matrix_.cols);
   std::vector<float> largest(static_cast<size_t>(pool.size()), 0.0f);
   std::atomic<int64_t> bad_row{-1};
+  std::atomic<const char*> refused{nullptr};
   std::atomic<bool> whole{true};
   pool.run([&](Lane& lane) {
     RowPacker packer(matrix_, type);
@@ -233,15 +242,17 @@ bool Weight::pack(int64_t begin, int64_t n_rows, SourceType type, ThreadPool& po
       const uint8_t* source = rows(lane.id(), row, n);
       if (source == nullptr) whole = false;
       for (int64_t r = 0; source != nullptr && r < n; ++r) {
-        if (!packer.pack(begin + row + r, source + r * row_bytes)) bad_row = begin + row + r;
+        const char* const wrong = packer.pack(begin + row + r, source + r * row_bytes);
+        if (wrong == nullptr) continue;
+        refused = wrong;
+        bad_row = begin + row + r;
       }
     }
     largest[static_cast<size_t>(lane.id())] = packer.largest();
   });
   if (bad_row >= 0) {
-    const WeightFormat& f = matrix_.format;
-    const std::string expected = f.quantized() ? "finite weights below 2^100" : "finite weights";
-    const std::string found = f.quantized() ? "NaN, infinity or more" : f.bits == 16 ? "NaN or infinity as bf16" : "NaN or infinity";
+    const std::string found = refused.load();
+    const std::string expected = found == kTooLarge ? "weights below 2^100" : "finite weights";
     fail(ErrorKind::kFormat, name_, expected, found + " in row " + std::to_string(bad_row));
   }
   for (const float x : largest) largest_ = std::fmax(largest_, x);

@@ -88,7 +88,7 @@ class Reference:
         row_format = self.trace.values[at.outputs[0]].format
         if row_format.bits == 16:
             return round_bf16(x)
-        return round_int8_by_powers(x) if row_format.group == 32 else round_int8(x, row_format.group)
+        return round_int8_by_powers(x) if row_format.powers else round_int8(x, row_format.group)
 
     def _rotate_quantize(self, at: _core.Instruction, x: np.ndarray) -> np.ndarray:
         signs = np.array([[(-1) ** (i & k).bit_count() for k in range(8)] for i in range(8)])

@@ -24,7 +24,7 @@ ProgramSpec one_layer_spec() {
   const int h = t.apply(OpKind::kRmsNorm, {x}, {norm}, kWidth, {.eps = 1e-5f});
   const int q = t.matmul(h, zero_weight(t, kWidth, kWidth, "i8g32"), bias);
   const int k = t.matmul(h, zero_weight(t, 16, kWidth, "i8g32"));
-  const int v = t.matmul(h, zero_weight(t, 16, kWidth, "i4"));
+  const int v = t.matmul(h, zero_weight(t, 16, kWidth, "i4a"));
   const int rotated_q = t.apply(OpKind::kRope, {q}, {cosines, sines}, kWidth, kQueryHeads);
   const int rotated_k = t.apply(OpKind::kRope, {k}, {cosines, sines}, 16, kKeyHeads);
   t.instruction({OpKind::kKvWrite, {rotated_k, v}, {}, {}, kQueryHeads});

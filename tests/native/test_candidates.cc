@@ -76,7 +76,8 @@ ActivationView quantised(std::vector<uint8_t>& memory, int64_t rows, int64_t col
 TEST(rows_of_activations_are_copied_into_other_tiles) {
   std::mt19937 rng(1);
   std::vector<uint8_t> all, some;
-  for (const RowFormat& format : {RowFormat{8, 32}, RowFormat{8, 64}, RowFormat{8, 128}, RowFormat{16, 2}}) {
+  for (const RowFormat& format :
+       {RowFormat{8, 32}, RowFormat{8, 32, true}, RowFormat{8, 64}, RowFormat{8, 128}, RowFormat{16, 2}}) {
     for (const bool from_wide : {false, true}) {
       for (const bool to_wide : {false, true}) {
         for (const int64_t rows : {1, 12, 13, 40}) {

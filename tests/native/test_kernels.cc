@@ -87,8 +87,9 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   x[5] = 0.0f;
   std::fill_n(x.begin() + 2 * cols, cols, 0.0f);
   const Kernels& kernels = select_kernels("auto");
-  for (const int64_t group : {32, 64, 128}) {
-    const Activations q(kernels, x, rows, cols, {8, group});
+  const RowFormat formats[] = {{8, 32}, {8, 32, true}, {8, 64}, {8, 128}};
+  for (const RowFormat& format : formats) {
+    const Activations q(kernels, x, rows, cols, format);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < cols; ++c) {
         const double back = q.q(r, c) * q.scale(r, c);
@@ -99,9 +100,9 @@ TEST(quantize_is_exact_to_half_a_step_and_keeps_nan_visible) {
   }
   x[static_cast<size_t>(cols + 3)] = NAN;
   x[static_cast<size_t>(4 * cols + 33)] = -INFINITY;
-  for (const int64_t group : {32, 64}) {
+  for (const RowFormat& format : formats) {
     on_every_isa("quantize NaN", [&](const Kernels& k) {
-      const Activations bad(k, x, rows, cols, {8, group});
+      const Activations bad(k, x, rows, cols, format);
       CHECK(std::isnan(bad.scale(1, 3)));
       CHECK(std::isinf(bad.scale(4, 33)));
       CHECK(std::isfinite(bad.scale(0, 3)));
@@ -125,7 +126,7 @@ TEST(groups_of_32_take_the_finest_power_that_fits) {
   std::fill_n(x.begin() + 7 * cols, cols, 0.0f);
   std::fill_n(x.begin() + 8 * cols, cols, 0x1p-140f);
   on_every_isa("quantize by powers", [&](const Kernels& kernels) {
-    const Activations q(kernels, x, rows, cols, {8, 32});
+    const Activations q(kernels, x, rows, cols, {8, 32, true});
     for (int64_t r = 0; r < rows; ++r) {
       const float* const row = x.data() + r * cols;
       const auto largest = [&](int64_t begin, int64_t end) {
@@ -186,16 +187,15 @@ TEST(rotated_rows_quantise_as_what_a_hadamard_matrix_makes_of_them) {
     };
     rotated[at] = sum(sum, 0, 8);
   }
-  for (const int64_t group : {32, 64, 128}) {
+  for (const RowFormat& format : {RowFormat{8, 32}, RowFormat{8, 32, true}, RowFormat{8, 64}, RowFormat{8, 128}}) {
     on_every_isa("rotate_quantize", [&](const Kernels& kernels) {
-      const RowFormat format{8, group};
       const Activations expected(kernels, rotated, rows, cols, format);
       std::vector<uint8_t> memory(expected.memory.size());
       const ActivationView view = activation_view(memory.data(), rows, cols, format, expected.view.wide_runs);
       kernels.rotate_quantize({x.data(), view, {0, view.tiles().count(), 0, 128}});
       kernels.rotate_quantize({x.data(), view, {0, view.tiles().count(), 128, cols}});
       CHECK(memory == expected.memory);
-      return std::vector<float>(view.scale, view.scale + rows * view.groups());
+      return memory;
     });
   }
 }

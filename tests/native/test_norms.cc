@@ -31,7 +31,7 @@ TEST(rms_norm_and_quantize_agree_fused_and_apart) {
         CHECK(std::fabs(y[at] - exact) <= 16 * 0x1p-24 * std::fabs(exact));
       }
     }
-    for (const RowFormat format : {RowFormat{8, 32}, RowFormat{16, 2}}) {
+    for (const RowFormat format : {RowFormat{8, 32}, RowFormat{8, 32, true}, RowFormat{8, 128}, RowFormat{16, 2}}) {
       on_every_isa("rms_norm_quantize", [&](const Kernels& kernels) {
         const Activations apart(kernels, y, rows, dim, format);
         std::vector<uint8_t> memory(apart.memory.size());

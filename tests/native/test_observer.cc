@@ -126,7 +126,7 @@ TEST(recorded_quantised_rows_are_the_floats_that_they_stand_for) {
         return most;
       };
       float most = largest(first, first + type.format.group);
-      if (type.format.has_row_scale()) {
+      if (type.format.powers) {
         float step = largest(0, type.width);
         while (step / 2 >= most) step /= 2;
         most = step;

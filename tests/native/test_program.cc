@@ -138,7 +138,8 @@ TEST(values_of_impossible_sizes_are_refused) {
     spec.values[3].width = width;
     check_refused(spec, width < 1 ? "program value" : "program instruction 3", "width " + std::to_string(width));
   }
-  for (const RowFormat bad : {RowFormat{8, -1}, {8, 0}, {16, 1}, {16, 32}, {32, 2}, {32, 0}, {4, 32}, {0, 0}}) {
+  for (const RowFormat bad :
+       {RowFormat{8, -1}, {8, 0}, {8, 64, true}, {16, 1}, {16, 2, true}, {16, 32}, {32, 2}, {32, 0}, {4, 32}, {0, 0}}) {
     ProgramSpec spec = one_layer_spec();
     spec.values[3].format = bad;
     check_refused(spec, "program value", std::to_string(bad.bits) + " bits in groups of " + std::to_string(bad.group));
@@ -231,8 +232,8 @@ ProgramSpec head_spec(const char* weights, const RowFormat& rows) {
 }
 
 TEST(weights_want_rows_of_their_own_kind) {
-  const std::pair<const char*, RowFormat> kinds[] = {
-      {"f32", {}}, {"bf16", {16, 2}}, {"i8g32", {8, 32}}, {"i4g64a", {8, 64}}, {"i8", {8, 128}}};
+  const std::pair<const char*, RowFormat> kinds[] = {{"f32", {}},           {"bf16", {16, 2}},   {"i8g32", {8, 32}},
+                                                     {"i4", {8, 32, true}}, {"i4g64a", {8, 64}}, {"i8", {8, 128}}};
   for (const auto& [weights, wanted] : kinds) {
     for (const auto& [name, rows] : kinds) {
       const ProgramSpec spec = head_spec(weights, rows);

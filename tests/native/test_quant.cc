@@ -154,6 +154,24 @@ TEST(floats_are_packed_to_the_nearest_bf16) {
   CHECK_EQ(static_cast<float>(reference_weight(weight->matrix(), 0, 5)), 0x1.fep127f);
 }
 
+// Whose scales would leave no room for the powers of two that they are multiplied with.
+TEST(integer_weights_beyond_2_to_the_100_are_refused) {
+  ThreadPool pool(1);
+  std::vector<float> x(static_cast<size_t>(20 * 40), 1.0f);
+  for (const float value : {0x1p99f, 0x1p100f}) {
+    x[static_cast<size_t>(11 * 40 + 7)] = value;
+    const auto weight = Weight::create("w", 20, 40, {.bits = 4, .group = 32, .scale = ScaleType::kF32});
+    std::string expected, found;
+    try {
+      weight->pack_rows(0, 20, reinterpret_cast<const uint8_t*>(x.data()), SourceType::kF32, pool);
+    } catch (const Error& e) {
+      expected = e.expected, found = e.found;
+    }
+    CHECK_EQ(expected, std::string(value < 0x1p100f ? "" : "weights below 2^100"));
+    CHECK_EQ(found, std::string(value < 0x1p100f ? "" : "2^100 or more in row 11"));
+  }
+}
+
 TEST(weights_that_overflow_bf16_name_the_tensor_and_the_row) {
   ThreadPool pool(1);
   std::vector<float> x(static_cast<size_t>(20 * 40), 1.0f);

@@ -1,4 +1,4 @@
-// Quantised groups of 32 and of 128, 128 columns of four rows at a time: the numbers stay in registers from where they
+// Quantised groups, 128 columns of four rows at a time: the numbers stay in registers from where they
 // come from to their codes (a Zen 4 core, ns for a row's 128 columns in L1 or L2: rotated 50 to 21, as they are 31 to
 // 16; in an encoder's step, where half of the rows come from the other core, 67 to 33). The codes are those of
 // row_groups.h. Included inside no namespace.
@@ -10,10 +10,6 @@
 
 namespace jiffy::JIFFY_ISA {
 namespace {
-
-inline bool in_four_rows(const TileGroups& t) {
-  return !t.out.wide_runs && t.rows >= kFourRows && (t.group == 32 || t.group == kColsTogether);
-}
 
 // 128 columns of four rows of a tile: codes, and what sums of them are stored with.
 struct FourRows {
@@ -42,32 +38,22 @@ struct FourRows {
   }
 };
 
-// Groups of 128.
-template <class Value>
-inline void quantize_four(const Value* values, FourRows four) {
-  const int64_t index = four.begin / kColsTogether;
-  float scale[kFourRows];
-#pragma GCC unroll 4
-  for (int i = 0; i < kFourRows; ++i) {
-    Floats v[kGroupVectors];
-    read_group(values[four.row + i], four.begin, v);
-    Ints m[2] = {abs_bits(v[0]), abs_bits(v[1])};
-    for (int k = 2; k < kGroupVectors; ++k) m[k % 2] = max(m[k % 2], abs_bits(v[k]));
-    const Int8Grid grid = int8_grid(max_lane(max(m[0], m[1])));
-    Ints q[kGroupVectors];
-    for (int k = 0; k < kGroupVectors; ++k) q[k] = round_to_ints(mul(v[k], grid.inverse));
-    four.pack(i, q);
-    four.t.out.scale[four.t.place(index, four.row + i)] = scale[i] = grid.scale;
-  }
-  four.store_codes();
-  four.store_sums(index, 0, kGroupVectors, scale);
+// The grid of a group's vectors; `at`: its place. Where rows have scales, its exponent is known.
+template <int kVectors>
+inline Int8Grid grid_of(const TileGroups& t, const Floats* v, const RowGrid& powers, int64_t at) {
+  if (t.out.has_row_scale()) return powers.at(t.out.exponent[at]);
+  Ints m[2] = {abs_bits(v[0]), abs_bits(v[1])};
+  for (int k = 2; k < kVectors; ++k) m[k % 2] = max(m[k % 2], abs_bits(v[k]));
+  const Int8Grid grid = int8_grid(max_lane(max(m[0], m[1])));
+  t.out.scale[at] = grid.scale;
+  return grid;
 }
 
-// Groups of 32, whose exponents are known.
-template <class Value>
+// kGroups of them.
+template <int kGroups, class Value>
 inline void quantize_four(const Value* values, const RowGrid* powers, FourRows four) {
-  constexpr int kGroups = kGroupVectors / 2;
-  const int64_t index = four.begin / 32;
+  constexpr int kVectors = kGroupVectors / kGroups;
+  const int64_t index = four.begin / kColsTogether * kGroups;
   float scale[kGroups][kFourRows];
 #pragma GCC unroll 4
   for (int i = 0; i < kFourRows; ++i) {
@@ -76,14 +62,30 @@ inline void quantize_four(const Value* values, const RowGrid* powers, FourRows f
     Ints q[kGroupVectors];
     for (int g = 0; g < kGroups; ++g) {
       const int64_t at = four.t.place(index + g, four.row + i);
-      const Int8Grid grid = powers[four.row + i].at(four.t.out.exponent[at]);
+      const Int8Grid grid = grid_of<kVectors>(four.t, v + g * kVectors, powers[four.row + i], at);
       scale[g][i] = grid.scale;
-      for (int k = 2 * g; k < 2 * g + 2; ++k) q[k] = round_to_ints(mul(v[k], grid.inverse));
+      for (int k = g * kVectors; k < (g + 1) * kVectors; ++k) q[k] = round_to_ints(mul(v[k], grid.inverse));
     }
     four.pack(i, q);
   }
   four.store_codes();
-  for (int g = 0; g < kGroups; ++g) four.store_sums(index + g, 2 * g, 2 * g + 2, scale[g]);
+  for (int g = 0; g < kGroups; ++g) four.store_sums(index + g, g * kVectors, (g + 1) * kVectors, scale[g]);
+}
+
+// What there is of the columns [begin, end) in whole 128s; returns where they end.
+template <class Value>
+inline int64_t quantize_by_fours(const Value* values, const RowGrid* powers, const TileGroups& t, int64_t begin,
+                                 int64_t end) {
+  if (t.out.wide_runs || t.rows < kFourRows) return begin;
+  for (; begin + kColsTogether <= smaller(end, t.cols); begin += kColsTogether) {
+    by_fours(t.rows, [&](int64_t row) {
+      const FourRows four(t, row, begin);
+      t.group == 32   ? quantize_four<4>(values, powers, four)
+      : t.group == 64 ? quantize_four<2>(values, powers, four)
+                      : quantize_four<1>(values, powers, four);
+    });
+  }
+  return begin;
 }
 
 }  // namespace

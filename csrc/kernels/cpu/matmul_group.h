@@ -45,22 +45,18 @@ struct GroupKind {
   static constexpr bool kPowers = kPowersOf;
 };
 
-template <bool kPowers, class Body>
-inline void with_offset(Offset offset, Body&& body) {
-  switch (offset) {
-    case Offset::kNone:
-      return body(GroupKind<Offset::kNone, kPowers>{});
-    case Offset::kMin:
-      return body(GroupKind<Offset::kMin, kPowers>{});
-    case Offset::kZero:
-      return body(GroupKind<Offset::kZero, kPowers>{});
-  }
-}
-
 // body(GroupKind<...>{}) for the groups of `f`.
 template <class Body>
 inline void with_group_kind(const WeightFormat& f, Body&& body) {
-  activation_format(f).has_row_scale() ? with_offset<true>(f.offset, body) : with_offset<false>(f.offset, body);
+  if (activation_format(f).powers) return body(GroupKind<Offset::kNone, true>{});
+  switch (f.offset) {
+    case Offset::kNone:
+      return body(GroupKind<Offset::kNone, false>{});
+    case Offset::kMin:
+      return body(GroupKind<Offset::kMin, false>{});
+    case Offset::kZero:
+      return body(GroupKind<Offset::kZero, false>{});
+  }
 }
 
 // scale * the row's scale in the group `at`, but for what the whole row has in common. An addition to the exponent goes

@@ -158,12 +158,11 @@ struct CodeTile {
 // Two slabs: long groups want 12 chains to hide the latency of vpdpbusd; short ones interrupt them with scales and
 // offsets, which then spill. A Zen 5 core, 512 x 2048 x 2048, 1100 GOPS at most, one slab with 12 rows / two with 6 /
 // two with 4: i4 645 / 705 / 735, i4a 580 / 635 / 690, i4g128 835 / 885 / 805, i8 790 / 875 / 790.
-template <class Kind>
-constexpr int kRowsOfTwoSlabs = Kind::kPowers ? 4 : 6;
+constexpr int64_t rows_of_two_slabs(int64_t group) { return group == 32 ? 4 : 6; }
 
 template <int kBits, class Kind, int kSlabs>
 struct Tile : CodeTile<kBits, Kind, kSlabs> {
-  static constexpr int kMostRows = kSlabs == 2 ? kRowsOfTwoSlabs<Kind> : kCodeRowsAtOnce;
+  static constexpr int kMostRows = kSlabs == 1 ? kCodeRowsAtOnce : rows_of_two_slabs(Kind::kPowers ? 32 : 128);
 };
 
 #ifdef JIFFY_BYTES_BY_HALVES
@@ -215,8 +214,8 @@ template <int kBits, class Kind>
 void run_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, Sums& sums) {
   const WeightFormat& f = p.weight.format;
   const int64_t groups = p.x.groups();
-  constexpr MostRows kMost{Tile<kBits, Kind, 1>::kMostRows, kRowsOfTwoSlabs<Kind>};
-  each_part(slabs, tile, slabs.warm, kMost, [&](RowTile part, int64_t s, auto together) {
+  const MostRows most{Tile<kBits, Kind, 1>::kMostRows, rows_of_two_slabs(f.group)};
+  each_part(slabs, tile, slabs.warm, most, [&](RowTile part, int64_t s, auto together) {
     constexpr int kSlabs = decltype(together)::value;
     const TileArgs args{.slab = {slabs.data[s], slabs.data[s + kSlabs - 1]},
                         .data = p.x.place(tile, part.first, 0),

@@ -61,13 +61,7 @@ void quantize_rows(Value (&values)[kMatrixTileRows], const TileGroups& t, int64_
   for (int64_t r = 0; t.out.has_row_scale() && r < t.rows; ++r) {
     powers[r] = choose_powers(values[r], t, r, begin, end);
   }
-  int64_t i = begin;
-  for (; in_four_rows(t) && i + kColsTogether <= smaller(end, t.cols); i += kColsTogether) {
-    by_fours(t.rows, [&](int64_t row) {
-      t.out.has_row_scale() ? quantize_four(values, powers, FourRows(t, row, i))
-                            : quantize_four(values, FourRows(t, row, i));
-    });
-  }
+  int64_t i = quantize_by_fours(values, powers, t, begin, end);
   for (int64_t index = i / t.group; i < end; i += t.group, ++index) {
     const bool whole = i + t.group <= t.cols;
     for (int64_t r = 0; r < t.rows; ++r) {
