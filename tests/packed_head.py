@@ -20,7 +20,7 @@ _LAYOUT = {
     "parameters": [("name", "s"), ("kind", "B")],
     "programs": [
         ("name", "s"),
-        ("values", [("space", "B"), ("width", "q"), ("bits", "i"), ("group", "q")]),
+        ("values", [("space", "B"), ("width", "q"), ("bits", "i"), ("group", "q"), ("powers", "B")]),
         ("instructions", _INSTRUCTION),
         ("marks", [("name", "s"), ("value", "i")]),
         ("result", "i"),

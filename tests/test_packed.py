@@ -178,10 +178,10 @@ def test_the_layout_has_a_version(tmp_path):
         with safe_open(packed(tmp_path, tmp_path / "m", weights=name), framework="np") as file:
             pair = file.get_tensor("layers.0.mlp.gate_proj.weight+layers.0.mlp.up_proj.weight")
         sums[name] = _core.checksum(pair.tobytes()) % 2**32
-    assert (_core.LAYOUT_VERSION, sums) == (4, _LAYOUT_4)
+    assert (_core.LAYOUT_VERSION, sums) == (5, _LAYOUT_5)
 
 
-_LAYOUT_4 = {
+_LAYOUT_5 = {
     "f32": 1696400043,
     "bf16": 3988899126,
     "i8": 2054125886,

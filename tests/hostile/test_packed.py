@@ -205,7 +205,7 @@ def test_another_layout(spoilt):
     raw = bytearray(spoilt.read_bytes())
     raw[8 + int.from_bytes(raw[:8], "little") + 8] += 1
     spoilt.write_bytes(raw)
-    with pytest.raises(Unsupported, match="spoilt.jiffy layout version: expected 4, which this jiffy writes"):
+    with pytest.raises(Unsupported, match="spoilt.jiffy layout version: expected 5, which this jiffy writes"):
         jiffy.load(spoilt)
 
 
