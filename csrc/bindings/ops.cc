@@ -124,6 +124,7 @@ std::shared_ptr<Work> logit_block_rows(const Floats& x, Floats& blocks) {
 
 void bind_ops(py::module_& m) {
   m.attr("MAX_HEAD_DIM") = kMaxHeadDim;
+  m.attr("LOGIT_BLOCK") = kLogitBlock;
   m.def("kernel_names", &kernel_names, "The lines of kernels.h.");
 
   py::class_<QuantizedRows>(m, "QuantizedRows",

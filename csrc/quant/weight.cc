@@ -79,8 +79,12 @@ float limit(const WeightFormat& f) {
   return f.bits == 16 ? 0x1.ffp127f : std::numeric_limits<float>::infinity();
 }
 
-constexpr const char* kNotFinite = "NaN or infinity";
-constexpr const char* kTooLarge = "2^100 or more";
+constexpr char kNotFinite[] = "NaN or infinity", kTooLarge[] = "2^100 or more";
+
+struct RefusedRow {
+  int64_t row = -1;
+  const char* found = nullptr;  // what is wrong with it
+};
 
 // Packs one row after another; `floats` holds a decoded row.
 class RowPacker {
@@ -232,8 +236,7 @@ bool Weight::pack(int64_t begin, int64_t n_rows, SourceType type, ThreadPool& po
   }
   const int64_t row_bytes = source_row_bytes(type, matrix_.cols);
   std::vector<float> largest(static_cast<size_t>(pool.size()), 0.0f);
-  std::atomic<int64_t> bad_row{-1};
-  std::atomic<const char*> refused{nullptr};
+  std::vector<RefusedRow> refused(largest.size());  // by lane
   std::atomic<bool> whole{true};
   pool.run([&](Lane& lane) {
     RowPacker packer(matrix_, type);
@@ -242,18 +245,16 @@ bool Weight::pack(int64_t begin, int64_t n_rows, SourceType type, ThreadPool& po
       const uint8_t* source = rows(lane.id(), row, n);
       if (source == nullptr) whole = false;
       for (int64_t r = 0; source != nullptr && r < n; ++r) {
-        const char* const wrong = packer.pack(begin + row + r, source + r * row_bytes);
-        if (wrong == nullptr) continue;
-        refused = wrong;
-        bad_row = begin + row + r;
+        const char* const found = packer.pack(begin + row + r, source + r * row_bytes);
+        if (found != nullptr) refused[static_cast<size_t>(lane.id())] = {begin + row + r, found};
       }
     }
     largest[static_cast<size_t>(lane.id())] = packer.largest();
   });
-  if (bad_row >= 0) {
-    const std::string found = refused.load();
-    const std::string expected = found == kTooLarge ? "weights below 2^100" : "finite weights";
-    fail(ErrorKind::kFormat, name_, expected, found + " in row " + std::to_string(bad_row));
+  for (const RefusedRow& bad : refused) {
+    if (bad.found == nullptr) continue;
+    const char* const expected = bad.found == kTooLarge ? "weights below 2^100" : "finite weights";
+    fail(ErrorKind::kFormat, name_, expected, std::string(bad.found) + " in row " + std::to_string(bad.row));
   }
   for (const float x : largest) largest_ = std::fmax(largest_, x);
   return whole;

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 BLOCK_SIZE: int
 LAYOUT_VERSION: int
+LOGIT_BLOCK: int
 MAX_HEAD_DIM: int
 NO_BLOCK: int
 PIECE_BYTES: int

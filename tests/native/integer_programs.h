@@ -126,6 +126,7 @@ inline void on_every_machine(const std::shared_ptr<const Program>& program,
     }
   }
 }
+
 // What was kept of a row is the beginning of all in order.
 inline void check_largest(const KeptLogits& kept, int64_t row, const std::vector<float>& logits) {
   std::vector<int32_t> order(logits.size());

@@ -39,7 +39,7 @@ struct RowGrid {
   RowGrid() = default;
   explicit RowGrid(int32_t magnitude) : magnitude(magnitude) {
     const float largest = float_of(magnitude);
-    scale = largest / 127.0f * 0x1p-20f;
+    scale = largest / 127.0f / static_cast<float>(1 << kSteps);
     inverse = largest >= kLeast ? 127.0f / largest : 0.0f;
   }
   // e << 23 for a group: the exponent of largest / group, rounded down, is how much finer its grid can be.

@@ -9,10 +9,10 @@ namespace {
 // One row tile of activations, and the slabs that it meets.
 struct TileArgs {
   const uint8_t* slab[2];
-  const int8_t* data;  // [cols_padded / 4][step][4], from the first row in question
-  RowGroups x;         // [n_groups][step]
-  const float* row_scale;
-  int64_t step;  // rows of the whole tile
+  const int8_t* data;      // [cols_padded / 4][step][4], from the first row in question
+  RowGroups x;             // [n_groups][step]
+  const float* row_scale;  // [step] where groups have powers of two
+  int64_t step;            // rows of the whole tile
   int64_t groups;
   int units_per_group;
   bool f32_header;

@@ -66,11 +66,11 @@ SlabCodes open_slab(const PackedMatrix& w, int64_t slab, int64_t groups, float* 
 
 // One tile of rows, and the groups in which it meets a slab.
 struct MatrixArgs {
-  const int8_t* data;  // [cols_padded / cols_at_once][rows][cols_at_once]
-  RowGroups x;         // [n_groups][rows]
-  const float* row_scale;
-  int64_t rows;        // of the tile
-  int64_t first, end;  // groups, of
+  const int8_t* data;      // [cols_padded / cols_at_once][rows][cols_at_once]
+  RowGroups x;             // [n_groups][rows]
+  const float* row_scale;  // [rows] where groups have powers of two
+  int64_t rows;            // of the tile
+  int64_t first, end;      // groups, of
   int64_t groups;
   int64_t group, cols_at_once;
   const int32_t* biases;  // [end - first][16] of the rows: what biased codes add too much

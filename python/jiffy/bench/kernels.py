@@ -31,7 +31,6 @@ LIMITS = ("read_probe", "peak_probe")  # lines of kernels.h that are no cases: t
 _ROUNDS = 5
 _PASS_SECONDS = 0.05  # of one round over all the memory at most, unless a single call takes longer
 _LEAST_SECONDS = 0.02  # of one round: what a clock and a scheduler are good for
-_LOGIT_BLOCK = 256  # logits that are looked at together
 _CHECKED_ROWS = 16  # the scalar set takes a second for more
 
 
@@ -265,7 +264,7 @@ def _softmax(_: str, n_bytes: int) -> Callable[[int], Prepared]:
 
 def _logit_blocks(_: str, n_bytes: int) -> Callable[[int], Prepared]:
     def prepared(rows: int) -> Prepared:
-        x, blocks = _normal(rows, VOCAB), np.empty((rows, -(-VOCAB // _LOGIT_BLOCK), 2), np.float32)
+        x, blocks = _normal(rows, VOCAB), np.empty((rows, -(-VOCAB // _core.LOGIT_BLOCK), 2), np.float32)
         return Prepared([_core.logit_block_rows(x, blocks)], lambda: [blocks], x.nbytes)
 
     return prepared
