@@ -285,9 +285,9 @@ void attention(const AttentionArgs& p) {
     case KvType::kF32:
       return attend<Float32Kind>(p);
     case KvType::kBf16:
-      if constexpr (kHasNativePairs) {
-        if (p.native_pairs) return attend_bf16<NativeBf16>(p);
-      }
+#ifdef JIFFY_NATIVE_PAIRS
+      if (p.native_pairs) return attend_bf16<NativeBf16>(p);
+#endif
       return attend_bf16<WideBf16>(p);
     case KvType::kInt8:
       return attend<Int8Kind>(p);

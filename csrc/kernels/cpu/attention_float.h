@@ -20,17 +20,7 @@ struct FloatDot {
   static void add_product(Sum& sum, Line b, Floats a) { sum = fma(a, b, sum); }
 };
 
-struct PairDot {
-  using Sum = Floats;
-  using Line = Codes;
-  static constexpr int64_t kStepBytes = 4;
-  static constexpr int kMostRows = kGroupRows;
-  static Line line(const uint8_t* p) { return load_codes(p); }
-  static const int8_t* element(const uint8_t* a) { return reinterpret_cast<const int8_t*>(a); }
-  static void add_product(Sum& sum, const Line& b, const int8_t* a) { dot_pairs<true>(sum, b, a); }
-};
-
-// The same from rows of f32: elements kApart from each other meet a pair.
+// Pairs of bf16 from rows of f32: elements kApart from each other meet a pair.
 template <int kApart, int kStep>
 struct WidePairDot {
   using Sum = Floats;
@@ -86,6 +76,17 @@ struct WideBf16 {
   static constexpr auto values = whole_pairs;
 };
 
+#ifdef JIFFY_NATIVE_PAIRS
+struct PairDot {
+  using Sum = Floats;
+  using Line = Codes;
+  static constexpr int64_t kStepBytes = 4;
+  static constexpr int kMostRows = kGroupRows;
+  static Line line(const uint8_t* p) { return load_codes(p); }
+  static const int8_t* element(const uint8_t* a) { return reinterpret_cast<const int8_t*>(a); }
+  static void add_product(Sum& sum, const Line& b, const int8_t* a) { dot_pairs(sum, b, a); }
+};
+
 struct NativeBf16 : WideBf16 {
   using KeyDot = PairDot;
   using ValueDot = PairDot;
@@ -95,6 +96,7 @@ struct NativeBf16 : WideBf16 {
     store_pairs(reinterpret_cast<uint16_t*>(row) + block * kBlockSize, e[0], e[1]);
   }
 };
+#endif
 
 template <class Kind>
 void load_float_query(const AttentionArgs& p, const Scratch& s, int64_t r) {

@@ -47,12 +47,6 @@ struct GroupSums {
   }
 };
 
-// Keeps GCC from holding what it has read of a line in registers that the sums of many rows need.
-inline const uint8_t* once_more(const uint8_t* line) {
-  asm("" : "+r"(line));
-  return line;
-}
-
 // += codes of one unit (32 cols) . activations.
 template <bool kFar, int kSlabs, int kRows>
 inline void add_unit_4bit(GroupSums<kSlabs, kRows>& acc, const TileArgs& t, const uint8_t* const (&line)[kSlabs],

@@ -77,6 +77,13 @@ inline auto four_bytes(const int8_t* a) {
   }
 }
 
+// Keeps GCC from holding what it has read or computed of a place in registers that the sums of many rows need.
+template <class T>
+inline const T* once_more(const T* place) {
+  asm("" : "+r"(place));
+  return place;
+}
+
 // How many rows registers take at most with one slab and with two.
 struct MostRows {
   int64_t one = kRowsAtOnce, two = kRowsAtOnce;

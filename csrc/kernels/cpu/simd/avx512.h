@@ -132,8 +132,8 @@ inline constexpr bool kBytesBiased = true;
 // Four bytes of a row for products with several lines. Volatile, because GCC 12 else gathers all broadcasts before the
 // first product, and spills.
 using FourCodes = Ints;
+typedef int32_t __attribute__((may_alias)) Word;
 inline FourCodes splat_four(const uint8_t* a) {
-  typedef int32_t __attribute__((may_alias)) Word;
   Ints four;
   asm volatile("vpbroadcastd %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const Word*>(a)));
   return four;
@@ -142,7 +142,6 @@ inline FourCodes splat_four(const uint8_t* a) {
 // acc[lane] += sum over 4 of code[lane][i] * a[i].
 // Inline asm, because GCC 12 spills the accumulators around the intrinsic: 53 % of the integer peak against 99 %.
 inline void dot_codes(Ints& acc, Codes w, const int8_t* a) {
-  typedef int32_t __attribute__((may_alias)) Word;
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Word*>(a)));
 }
 inline void dot_codes(Ints& acc, Codes w, FourCodes a) {
@@ -165,36 +164,25 @@ inline void dot_nibbles(NibbleSum& s, Codes w, Four a) {
 }
 inline Ints end_nibbles(Ints, NibbleSum s) { return s; }
 
-// acc[lane] += w[lane][1] * a[1], then += w[lane][0] * a[0], pairs of bf16. kNative: by an instruction of its own,
-// which not every CPU with this set has (Kernels::native_pairs); inline asm for the reason that dot_codes has. The
-// instruction is two fused multiply-adds in that order, each rounded to nearest even (so says Intel's manual, and a Zen
-// 4 agreed on 32 million random lanes), but for denormal numbers, which it takes and gives as zero whatever the control
-// register says.
-inline constexpr bool kHasNativePairs = true;
+// A pair of bf16 to two f32.
 inline Floats low_of_pairs(Ints v) { return from_bits(shift_left<16>(v)); }
 inline Floats high_of_pairs(Ints v) {
   return from_bits(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))));
 }
-template <bool kNative>
-inline void dot_pairs(Floats& acc, Codes w, const int8_t* a) {
-  typedef int32_t __attribute__((may_alias)) Word;
-  const auto* pair = reinterpret_cast<const Word*>(a);
-  if constexpr (kNative) {
-    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*pair));
-  } else {
-    acc = fma(high_of_pairs(w), high_of_pairs(splat(*pair)), acc);
-    acc = fma(low_of_pairs(w), low_of_pairs(splat(*pair)), acc);
-  }
-}
+// acc[lane] += w[lane] * pair[0], and * pair[1]
+inline void add_low(Floats& acc, Floats w, FourCodes pair) { acc = fma(w, low_of_pairs(pair), acc); }
+inline void add_high(Floats& acc, Floats w, FourCodes pair) { acc = fma(w, high_of_pairs(pair), acc); }
 
-template <bool kNative>
+// acc[lane] += w[lane][1] * a[1], then += w[lane][0] * a[0], pairs of bf16, by an instruction which not every CPU with
+// this set has (Kernels::native_pairs); inline asm for the reason that dot_codes has. It is two fused multiply-adds in
+// that order, each rounded to nearest even (so says Intel's manual, and a Zen 4 agreed on 32 million random lanes), but
+// for denormal numbers, which it takes and gives as zero whatever the control register says.
+#define JIFFY_NATIVE_PAIRS
+inline void dot_pairs(Floats& acc, Codes w, const int8_t* a) {
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const Word*>(a)));
+}
 inline void dot_pairs(Floats& acc, Codes w, FourCodes a) {
-  if constexpr (kNative) {
-    asm volatile("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w), "v"(a));
-  } else {
-    acc = fma(high_of_pairs(w), high_of_pairs(a), acc);
-    acc = fma(low_of_pairs(w), low_of_pairs(a), acc);
-  }
+  asm volatile("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w), "v"(a));
 }
 
 // The busiest loops there are: kChains independent chains hide the latency of every instruction. (With 12 of them a Zen

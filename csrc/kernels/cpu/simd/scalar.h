@@ -240,23 +240,19 @@ inline NibbleSum begin_nibbles(const Ints& acc) { return acc; }
 inline void dot_nibbles(NibbleSum& s, const Codes& w, const int8_t* a) { dot_codes(s, w, a); }
 inline Ints end_nibbles(const Ints&, const NibbleSum& s) { return s; }
 
-// See avx512.h: without an instruction of its own, products are widened to f32.
-inline constexpr bool kHasNativePairs = false;
 inline Floats low_of_pairs(const Codes& w) {
   return each<Floats>([&](int i) { return bf16_to_f32(static_cast<uint16_t>(w.v[4 * i] | w.v[4 * i + 1] << 8)); });
 }
 inline Floats high_of_pairs(const Codes& w) {
   return each<Floats>([&](int i) { return bf16_to_f32(static_cast<uint16_t>(w.v[4 * i + 2] | w.v[4 * i + 3] << 8)); });
 }
-template <bool kNative>
-inline void dot_pairs(Floats& acc, const Codes& w, const int8_t* a) {
-  uint16_t pair[2], pairs[32];
-  std::memcpy(pair, a, 4);
-  std::memcpy(pairs, w.v, 64);
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 1; j >= 0; --j) acc.v[i] = fused(bf16_to_f32(pairs[2 * i + j]), bf16_to_f32(pair[j]), acc.v[i]);
-  }
+inline void add_element(Floats& acc, const Floats& w, const int8_t* element) {
+  uint16_t bits;
+  std::memcpy(&bits, element, sizeof(bits));
+  for (int i = 0; i < 16; ++i) acc.v[i] = fused(w.v[i], bf16_to_f32(bits), acc.v[i]);
 }
+inline void add_low(Floats& acc, const Floats& w, const int8_t* pair) { add_element(acc, w, pair); }
+inline void add_high(Floats& acc, const Floats& w, const int8_t* pair) { add_element(acc, w, pair + 2); }
 
 inline int64_t peak_int8(int64_t repeats) {
   int32_t chain[8] = {};

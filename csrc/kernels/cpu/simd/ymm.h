@@ -191,24 +191,36 @@ inline Codes high_nibbles(Codes c) { return low_nibbles({_mm256_srli_epi16(c.lo,
 // Sums of six rows leave four of 16 registers for codes, activations and products.
 inline constexpr int kRowsAtOnce = 4, kCodeRowsAtOnce = 6;
 
-inline __m256i splat_bytes(const int8_t* a) {
-  typedef int32_t __attribute__((may_alias)) FourBytes;
-  return _mm256_set1_epi32(*reinterpret_cast<const FourBytes*>(a));
-}
+typedef int32_t __attribute__((may_alias)) Word;
+inline __m256i splat_bytes(const int8_t* a) { return _mm256_set1_epi32(*reinterpret_cast<const Word*>(a)); }
 
-inline constexpr bool kHasNativePairs = false;
-inline __m256 low_of_pairs(__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
-inline __m256 high_of_pairs(__m256i v) {
-  return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000))));
+inline Floats low_of_pairs(Codes w) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(w.lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(w.hi, 16))};
 }
-inline Floats low_of_pairs(Codes w) { return {low_of_pairs(w.lo), low_of_pairs(w.hi)}; }
-inline Floats high_of_pairs(Codes w) { return {high_of_pairs(w.lo), high_of_pairs(w.hi)}; }
-template <bool kNative>
-inline void dot_pairs(Floats& acc, Codes w, const int8_t* a) {
-  const __m256i pair = splat_bytes(a);
-  const __m256 low = low_of_pairs(pair), high = high_of_pairs(pair);
-  acc.lo = _mm256_fmadd_ps(low_of_pairs(w.lo), low, _mm256_fmadd_ps(high_of_pairs(w.lo), high, acc.lo));
-  acc.hi = _mm256_fmadd_ps(low_of_pairs(w.hi), low, _mm256_fmadd_ps(high_of_pairs(w.hi), high, acc.hi));
+inline Floats high_of_pairs(Codes w) {
+  const __m256i mask = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000));
+  return {_mm256_castsi256_ps(_mm256_and_si256(w.lo, mask)), _mm256_castsi256_ps(_mm256_and_si256(w.hi, mask))};
+}
+// acc[lane] += w[lane] * pair[0], and * pair[1]. In assembly, because GCC 12 else gathers what several rows need before
+// the first product, and spills.
+inline void add_low(Floats& acc, Floats w, const int8_t* pair) {
+  __m256 x;
+  asm("vpbroadcastd %3, %2\n\t"
+      "vpslld $16, %2, %2\n\t"
+      "vfmadd231ps %2, %4, %0\n\t"
+      "vfmadd231ps %2, %5, %1"
+      : "+x"(acc.lo), "+x"(acc.hi), "=&x"(x)
+      : "m"(*reinterpret_cast<const Word*>(pair)), "x"(w.lo), "x"(w.hi));
+}
+inline void add_high(Floats& acc, Floats w, const int8_t* pair) {
+  __m256 x;
+  asm("vpbroadcastd %3, %2\n\t"
+      "vpand %6, %2, %2\n\t"
+      "vfmadd231ps %2, %4, %0\n\t"
+      "vfmadd231ps %2, %5, %1"
+      : "+x"(acc.lo), "+x"(acc.hi), "=&x"(x)
+      : "m"(*reinterpret_cast<const Word*>(pair)), "x"(w.lo), "x"(w.hi),
+        "x"(_mm256_set1_epi32(static_cast<int32_t>(0xffff0000))));
 }
 
 // The busiest loops there are: 12 independent chains hide the latency of every instruction.
