@@ -59,22 +59,29 @@ inline void dot_signed(Ints& acc, Codes w, FourCodes a) {
   add_signed(acc.hi, w.hi, a);
 }
 
-// int16 sums: one unit adds 8 pairs, 8 * 2 * 15 * 127 = 30480 < 2^15.
+// int16 sums: one unit adds 8 pairs, 8 * 2 * 15 * 127 = 30480 < 2^15. The first pair of a chain is its start value.
 struct NibbleSum {
   __m256i lo, hi;
 };
 inline NibbleSum begin_nibbles(Ints) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-inline void add_nibbles(__m256i& sum, __m256i w, __m256i a) {
-  __m256i pairs;
-  asm("vpmaddubsw %3, %2, %1\n\t"
-      "vpaddw %1, %0, %0"
-      : "+x"(sum), "=x"(pairs)
-      : "x"(w), "x"(a));
-}
-inline void dot_nibbles(NibbleSum& s, Codes w, const int8_t* a) {
-  const __m256i a4 = splat_bytes(a);
-  add_nibbles(s.lo, w.lo, a4);
-  add_nibbles(s.hi, w.hi, a4);
+inline void dot_nibbles(NibbleSum& s, Codes w, const int8_t* a, bool first) {
+  const Word& four = *reinterpret_cast<const Word*>(a);
+  __m256i a4, pairs;
+  if (first) {
+    asm("vpbroadcastd %3, %2\n\t"
+        "vpmaddubsw %2, %4, %0\n\t"
+        "vpmaddubsw %2, %5, %1"
+        : "=&x"(s.lo), "=&x"(s.hi), "=&x"(a4)
+        : "m"(four), "x"(w.lo), "x"(w.hi));
+  } else {
+    asm("vpbroadcastd %4, %2\n\t"
+        "vpmaddubsw %2, %5, %3\n\t"
+        "vpmaddubsw %2, %6, %2\n\t"
+        "vpaddw %3, %0, %0\n\t"
+        "vpaddw %2, %1, %1"
+        : "+x"(s.lo), "+x"(s.hi), "=&x"(a4), "=&x"(pairs)
+        : "m"(four), "x"(w.lo), "x"(w.hi));
+  }
 }
 inline Ints end_nibbles(Ints acc, NibbleSum s) {
   const __m256i ones = _mm256_set1_epi16(1);

@@ -155,11 +155,12 @@ inline void dot_bytes(Ints& acc, Codes w, Four a) {
 // acc[lane] += sum over 4 of w[lane][i] * a[i], w signed and a in 0..127.
 inline void dot_signed(Ints& acc, Codes w, FourCodes a) { dot_codes(acc, a, w); }
 
-// A running sum over one unit of 4-bit codes; on sets without VNNI it is narrower than Ints.
+// A running sum over one unit of 4-bit codes; on sets without VNNI it is narrower than Ints, and starts with its first
+// product (the last argument of dot_nibbles).
 using NibbleSum = Ints;
 inline NibbleSum begin_nibbles(Ints acc) { return acc; }
 template <class Four>
-inline void dot_nibbles(NibbleSum& s, Codes w, Four a) {
+inline void dot_nibbles(NibbleSum& s, Codes w, Four a, bool) {
   dot_codes(s, w, a);
 }
 inline Ints end_nibbles(Ints, NibbleSum s) { return s; }

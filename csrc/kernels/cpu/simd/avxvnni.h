@@ -25,7 +25,7 @@ inline void dot_signed(Ints& acc, Codes w, FourCodes a) {
 
 using NibbleSum = Ints;
 inline NibbleSum begin_nibbles(Ints acc) { return acc; }
-inline void dot_nibbles(NibbleSum& s, Codes w, const int8_t* a) { dot_codes(s, w, a); }
+inline void dot_nibbles(NibbleSum& s, Codes w, const int8_t* a, bool) { dot_codes(s, w, a); }
 inline Ints end_nibbles(Ints, NibbleSum s) { return s; }
 
 inline int64_t peak_int8(int64_t repeats) {

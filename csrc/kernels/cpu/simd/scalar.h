@@ -237,7 +237,7 @@ inline void dot_signed(Ints& acc, const Codes& w, FourCodes a) {
 
 using NibbleSum = Ints;
 inline NibbleSum begin_nibbles(const Ints& acc) { return acc; }
-inline void dot_nibbles(NibbleSum& s, const Codes& w, const int8_t* a) { dot_codes(s, w, a); }
+inline void dot_nibbles(NibbleSum& s, const Codes& w, const int8_t* a, bool) { dot_codes(s, w, a); }
 inline Ints end_nibbles(const Ints&, const NibbleSum& s) { return s; }
 
 inline Floats low_of_pairs(const Codes& w) {
