@@ -124,14 +124,14 @@ struct SegmentTile {
 template <class Line, class Place>
 void run_tile(const MatmulArgs& p, const SlabPair& slabs, RowTile tile, bool together, TileArgs args, Sums& sums,
               Place&& x_at) {
-  each_part(slabs, tile, together, {kCodeRowsAtOnce}, [&](RowTile part, int64_t s, auto both) {
+  each_part(slabs, tile, together, {}, [&](RowTile part, int64_t s, auto both) {
     constexpr int kSlabs = decltype(both)::value;
     args.x = x_at(part.first);
     for (int i = 0; i < kSlabs; ++i) {
       args.slab[i] = slabs.data[s + i];
       args.acc[i] = sums[s + i] + part.first * kLanes;
     }
-    run_rows<SegmentTile<Line, kSlabs>, kCodeRowsAtOnce>(part.rows, p.far_prefetch, args);
+    run_rows<SegmentTile<Line, kSlabs>>(part.rows, p.far_prefetch, args);
   });
 }
 

@@ -67,7 +67,8 @@ template <bool kFar, int kSlabs, int kRows>
       low[s] = low_nibbles(codes), high[s] = high_nibbles(codes);
     }
     for (int half = 0; half < 2; ++half, a += 4 * t.step) {
-      if (half == 1 && kRows > kRowsAtOnce) high[0] = high_nibbles(load_codes(once_more(line[0] + i * kLineBytes)));
+      if (half == 1 && kRows > kRowsBesideCodes)
+        high[0] = high_nibbles(load_codes(once_more(line[0] + i * kLineBytes)));
       for (int r = 0; r < kRows; ++r) {
         const auto four = four_bytes<kSlabs>(a + 4 * r);
         for (int s = 0; s < kSlabs; ++s) {
@@ -157,7 +158,7 @@ constexpr int64_t rows_of_two_slabs(int64_t group) { return group == 32 ? 4 : 6;
 
 template <int kBits, class Kind, int kUnits, int kSlabs>
 struct Tile : CodeTile<kBits, Kind, kUnits, kSlabs> {
-  static constexpr int kMostRows = kSlabs == 1 ? kCodeRowsAtOnce : rows_of_two_slabs(kUnits == 1 ? 32 : 128);
+  static constexpr int kMostRows = kSlabs == 1 ? kRowsAtOnce : rows_of_two_slabs(kUnits == 1 ? 32 : 128);
 };
 
 #ifdef JIFFY_BYTES_BY_HALVES
@@ -169,7 +170,7 @@ struct Tile<8, Kind, kUnits, 1> {
 
   template <int kRows, bool kFar>
   static void run(const TileArgs& t) {
-    if constexpr (kRows <= kRowsAtOnce) {
+    if constexpr (kRows <= kRowsBesideCodes) {
       CodeTile<8, Kind, kUnits, 1>::template run<kRows, kFar>(t);
     } else {
       run_halves<kRows>(t);

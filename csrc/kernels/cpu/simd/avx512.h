@@ -124,8 +124,9 @@ inline Codes load_codes(const uint8_t* p) { return _mm512_load_si512(p); }
 inline Codes low_nibbles(Codes c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
 inline Codes high_nibbles(Codes c) { return _mm512_and_si512(_mm512_srli_epi16(c, 4), _mm512_set1_epi8(15)); }
 
-// Rows of activations that one pass over a slab keeps in registers: of floats, and of codes.
-inline constexpr int kRowsAtOnce = 12, kCodeRowsAtOnce = 12;
+// Rows of activations whose sums one pass over a slab keeps in registers, and beside how many a line's codes stay
+// there.
+inline constexpr int kRowsAtOnce = 12, kRowsBesideCodes = 12;
 // What dot_bytes() adds too much per unit of activation, in units of 128.
 inline constexpr bool kBytesBiased = true;
 

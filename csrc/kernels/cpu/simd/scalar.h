@@ -217,7 +217,7 @@ inline Codes high_nibbles(Codes c) {
   return c;
 }
 
-inline constexpr int kRowsAtOnce = 4, kCodeRowsAtOnce = 4;
+inline constexpr int kRowsAtOnce = 4, kRowsBesideCodes = 4;
 inline constexpr bool kBytesBiased = true;
 
 inline void dot_codes(Ints& acc, const Codes& w, const int8_t* a) {

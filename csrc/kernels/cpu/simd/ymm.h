@@ -188,8 +188,8 @@ inline Codes low_nibbles(Codes c) {
 }
 inline Codes high_nibbles(Codes c) { return low_nibbles({_mm256_srli_epi16(c.lo, 4), _mm256_srli_epi16(c.hi, 4)}); }
 
-// Sums of six rows leave four of 16 registers for codes, activations and products.
-inline constexpr int kRowsAtOnce = 4, kCodeRowsAtOnce = 6;
+// Sums of six rows leave four of 16 registers for weights, activations and products.
+inline constexpr int kRowsAtOnce = 6, kRowsBesideCodes = 4;
 
 typedef int32_t __attribute__((may_alias)) Word;
 inline __m256i splat_bytes(const int8_t* a) { return _mm256_set1_epi32(*reinterpret_cast<const Word*>(a)); }
